@@ -1,0 +1,48 @@
+# Everything a newcomer or CI runs. Each target makes its own environment when there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_ARGS ?=
+
+.PHONY: help demo test lint docs faults clean system-packages
+help:
+	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
+	@echo "make test    install, then run linters, type checks and every test"
+	@echo "make lint    ruff, mypy and the import rules"
+	@echo "make docs    write the generated reference pages"
+	@echo "make faults  the damage and crash tests at full size"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scanseg needs Python 3.11 or newer; use make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "The venv module is missing. On Debian: apt-get install python3-venv" >&2; exit 2; }
+
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt "torch==2.13.0"
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/scanseg demo $(DEMO_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+
+faults: $(VENV)/.dev
+	SCANSEG_FAULTS=full $(BIN)/python -m pytest -m faults --timeout 3600
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
