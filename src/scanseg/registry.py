@@ -1,7 +1,8 @@
 """A table from names to builders; unknown names list their nearest neighbours."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from scanseg.errors import UsageError
@@ -61,3 +62,40 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+
+def accepted_options(build: Callable[..., object], *, reserved: Iterable[str] = ()) -> tuple[str, ...]:
+    """Returns the names of the keyword-only arguments of `build`, without the `reserved` ones."""
+    parameters = inspect.signature(build).parameters.values()
+    hidden = set(reserved)
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in hidden)
+
+
+def check_options(
+    kind: str,
+    name: str,
+    build: Callable[..., object],
+    options: Iterable[str],
+    *,
+    reserved: Iterable[str] = (),
+) -> None:
+    """Refuses options that the entry `name` of the table `kind` does not take.
+
+    Args:
+        kind: Word for the message, for example `loss`.
+        name: Name of the entry.
+        build: Its builder; its keyword-only arguments are what it accepts.
+        options: Names that somebody wants to pass.
+        reserved: Keyword-only arguments that are not options, because the caller sets them.
+
+    Raises:
+        UsageError: An option is unknown; the hint lists the accepted ones.
+    """
+    accepted = accepted_options(build, reserved=reserved)
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise UsageError(
+            f"The {kind} {name!r} has no option {', '.join(map(repr, unknown))}.",
+            code=f"E-{kind.upper().replace(' ', '-')}-OPTION",
+            hint=f"Accepted: {', '.join(accepted) or 'none'}.",
+        )

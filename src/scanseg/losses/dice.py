@@ -1,0 +1,45 @@
+"""Soft Dice over softmax probabilities."""
+
+import torch
+from torch import Tensor
+
+
+def one_hot(target: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Returns class indices (B, 1, *spatial) as zeros and ones (B, classes, *spatial)."""
+    shape = (target.shape[0], classes, *target.shape[2:])
+    return torch.zeros(shape, dtype=dtype, device=target.device).scatter_(1, target.long(), 1)
+
+
+def soft_dice(
+    probabilities: Tensor,
+    target: Tensor,
+    *,
+    batch_dice: bool,
+    smooth: float = 1e-5,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Returns the soft Dice, averaged over the foreground classes (and the samples, unless `batch_dice`).
+
+    Args:
+        probabilities: (B, K, *spatial), class 0 is the background and is left out.
+        target: Class indices, (B, 1, *spatial), any numeric type.
+        batch_dice: True: the batch counts as one large image; False: each sample has its own Dice.
+        smooth: Added to numerator and denominator; a class that is absent from both gets about 1.
+        mask: (B, 1, *spatial), False where voxels do not count.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Source:
+        V-Net (arXiv 1606.04797), eq. 1, with plain instead of squared denominators as in nnU-Net's
+        MemoryEfficientSoftDiceLoss, whose values it reproduces (with the sign reversed).
+    """
+    expected = one_hot(target, probabilities.shape[1], probabilities.dtype)[:, 1:]
+    found = probabilities[:, 1:]
+    if mask is not None:
+        expected, found = expected * mask, found * mask
+    axes = tuple(range(2, probabilities.ndim))
+    overlap, total = (found * expected).sum(axes), found.sum(axes) + expected.sum(axes)
+    if batch_dice:
+        overlap, total = overlap.sum(0), total.sum(0)
+    return ((2 * overlap + smooth) / (total + smooth).clamp_min(1e-8)).mean()
