@@ -1,0 +1,61 @@
+"""The `scanseg` command: verbs, exit codes, and how errors are shown.
+
+Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data refused by a check; 4 finished, but some
+cases failed; 130 interrupted (state saved).
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from scanseg.cli.dataset import dataset
+from scanseg.cli.demo import demo
+from scanseg.cli.doctor import doctor
+from scanseg.cli.evaluate import evaluate
+from scanseg.cli.failures import INTERRUPTED, shows_errors
+from scanseg.cli.networks import networks
+from scanseg.cli.plan import plan
+from scanseg.cli.predict import predict
+from scanseg.cli.report import report
+from scanseg.cli.train import train
+
+app = typer.Typer(
+    name="scanseg",
+    help="Segment biomedical images with state-space (Mamba) networks, on any machine.",
+    epilog="Research software. Not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
+        from scanseg import __version__
+
+        typer.echo(f"scanseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Segment biomedical images with state-space (Mamba) networks, on any machine."""
+
+
+app.add_typer(dataset, name="dataset")
+app.add_typer(networks, name="networks")
+for _verb in (demo, train, predict, evaluate, plan, report, doctor):
+    app.command(name=_verb.__name__)(shows_errors(_verb))
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,93 @@
+"""`scanseg networks list` and `show`: what can be trained, and how it is built."""
+
+from typing import Annotated
+
+import typer
+
+from scanseg.cli import options
+from scanseg.cli.failures import shows_errors
+
+networks = typer.Typer(help="List and describe the networks.", no_args_is_help=True)
+
+
+@networks.command(name="list")
+@shows_errors
+def list_(json: options.Json = False) -> None:
+    """List every network that `scanseg train --network` accepts."""
+    from scanseg.cli.console import Output
+    from scanseg.networks import NETWORKS
+
+    out = Output(json=json)
+    entries = [NETWORKS[name] for name in NETWORKS]
+    rows = [
+        (entry.name, "/".join(f"{dims}D" for dims in entry.spatial_dims), entry.summary) for entry in entries
+    ]
+    out.table("", ("network", "dimensions", "what it is"), rows)
+    out.result(
+        {
+            "networks": [
+                {"name": e.name, "spatial_dims": list(e.spatial_dims), "summary": e.summary, "paper": e.paper}
+                for e in entries
+            ]
+        }
+    )
+
+
+@networks.command()
+@shows_errors
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the network, see `scanseg networks list`.")],
+    patch_size: Annotated[
+        str, typer.Option("--patch-size", help="For example 40x56x40; two numbers make it 2D.")
+    ] = "64x64x64",
+    in_channels: Annotated[int, typer.Option("--in-channels", min=1, help="Image channels.")] = 1,
+    out_channels: Annotated[int, typer.Option("--out-channels", min=1, help="Classes with background.")] = 2,
+    json: options.Json = False,
+) -> None:
+    """Describe a network: paper, differences, stages, parameters and operations at a patch size."""
+    from scanseg.cli.console import Output
+    from scanseg.networks import NETWORKS, describe_network
+
+    out = Output(json=json)
+    entry = NETWORKS[name]
+    size = parse_size(patch_size)
+    facts = describe_network(
+        name, spatial_dims=len(size), in_channels=in_channels, out_channels=out_channels, patch_size=size
+    )
+    out.say(f"[bold]{entry.name}[/]  {entry.summary}")
+    out.say(f"Paper: {entry.paper}")
+    for line in entry.differences:
+        out.say(f"  - {line}")
+    stages = facts.get("stages", ())
+    if stages:
+        columns = tuple(stages[0])
+        out.table("Stages", columns, [tuple(stage[column] for column in columns) for stage in stages])
+    scalars = {k: v for k, v in facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    out.table(
+        f"At a patch of {patch_size}",
+        ("figure", "value"),
+        [(key.replace("_", " "), f"{value:,}") for key, value in scalars.items()],
+    )
+    out.result({"name": entry.name, "paper": entry.paper, "differences": list(entry.differences), **facts})
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """Returns `40x56x40` as a tuple.
+
+    Raises:
+        UsageError: It is not two or three positive whole numbers joined by x.
+
+    Example:
+        >>> parse_size("40x56x40")
+        (40, 56, 40)
+    """
+    from scanseg.errors import UsageError
+
+    parts = text.lower().split("x")
+    if len(parts) not in (2, 3) or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(
+            f"A size must be two or three whole numbers joined by x, got {text!r}.",
+            code="E-SIZE-FORM",
+            hint="For example 40x56x40 (z, y, x) or 256x256 (y, x).",
+        )
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,58 @@
+"""The verb `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scanseg.data.dataset import load_dataset
+from scanseg.evaluation.evaluate import Evaluation, evaluate_folder
+from scanseg.progress import Report, silent
+from scanseg.types import Label
+
+
+def evaluate(
+    predictions: Path | str,
+    references: Path | str,
+    *,
+    output: Path | None = None,
+    dataset: Path | None = None,
+    metrics: Sequence[str] | None = None,
+    nsd_tolerance_mm: float = 1.0,
+    workers: int = 0,
+    report: Report = silent,
+) -> tuple[Evaluation, Path]:
+    """Measures masks against references and writes cases.csv and summary.json.
+
+    Args:
+        predictions: Folder of masks, or one mask.
+        references: Folder of references with the same names (formats may differ), or one file.
+        output: Folder to write to; the folder of the predictions by default.
+        dataset: Names the labels, and the groups for the intervals; without it labels are named by value.
+        metrics: Names of metrics; all by default.
+        nsd_tolerance_mm: Tolerance of the normalised surface Dice.
+        workers: Extra processes.
+        report: Told about each case.
+
+    Raises:
+        DataError: A file cannot be read, or grids of a pair differ.
+    """
+    labels: tuple[Label, ...] | None = None
+    groups: dict[str, str] | None = None
+    if dataset is not None:
+        known = load_dataset(dataset)
+        labels = known.labels
+        groups = {case.case_id: case.group for case in (*known.cases, *known.test_cases) if case.group}
+    evaluation = evaluate_folder(
+        Path(predictions),
+        Path(references),
+        labels=labels,
+        metrics=metrics,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        groups=groups or None,
+        workers=workers,
+        report=report,
+    )
+    folder = output or (Path(predictions) if Path(predictions).is_dir() else Path(predictions).parent)
+    evaluation.save(folder)
+    return evaluation, folder

@@ -1,0 +1,22 @@
+"""The verb `report`."""
+
+from pathlib import Path
+
+from scanseg.errors import ModelError
+from scanseg.reporting.report import write_report
+
+
+def report(run: Path | str) -> Path:
+    """Writes report.html of a run folder from its files and returns its path.
+
+    Raises:
+        ModelError: The folder is no run.
+    """
+    folder = Path(run)
+    if not (folder / "config.json").is_file() and not (folder / "recipe.toml").is_file():
+        raise ModelError(
+            f"{folder} is not a run folder: it holds neither config.json nor recipe.toml.",
+            code="E-RUN-MISSING",
+            hint="Give the folder that `scanseg train -o` wrote.",
+        )
+    return write_report(folder)

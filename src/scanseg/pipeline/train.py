@@ -1,0 +1,312 @@
+"""The verb `train`: check, plan, prepare, train, predict the held-out cases, measure, report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scanseg.data.splits import Split, make_splits
+from scanseg.devices import resolve_device, usable_cores
+from scanseg.errors import UsageError
+from scanseg.evaluation.evaluate import evaluate_folder
+from scanseg.files import read_json, write_json
+from scanseg.inference.cases import ImageCase, mask_suffix
+from scanseg.inference.cohort import predict_cohort
+from scanseg.inference.predict import Model
+from scanseg.nnunet.plan import make_plan
+from scanseg.nnunet.preprocess import preprocess_dataset
+from scanseg.pipeline.predict import require_writable
+from scanseg.pipeline.workspace import Workspace, open_workspace
+from scanseg.progress import Report, silent
+from scanseg.reporting.figures import comparison
+from scanseg.reporting.report import write_report
+from scanseg.training.loop import train_network
+from scanseg.training.recipe import Recipe
+from scanseg.types import Case
+
+
+@dataclass
+class TrainOutcome:
+    """What training left behind.
+
+    Attributes:
+        run: The run folder.
+        folds: One entry a fold: epochs, pseudo Dice, seconds, why it stopped.
+        summary: Scores of the held-out cases, as in validation/summary.json; None without validation.
+        seconds: Wall time of the whole verb.
+    """
+
+    run: Path
+    folds: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "run": str(self.run),
+            "folds": self.folds,
+            "summary": self.summary,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def train(
+    data: Path | str,
+    run: Path | str,
+    *,
+    recipe: Recipe | Path | str = "nnunet",
+    changes: Mapping[str, Any] | None = None,
+    network_options: Mapping[str, Any] | None = None,
+    configuration: str | None = None,
+    fold: int | str = 0,
+    memory_gb: float | None = None,
+    restart: bool = False,
+    validate: bool = True,
+    images: Path | None = None,
+    labels: Path | None = None,
+    layout: str = "auto",
+    allow_geometry_mismatch: bool = False,
+    workspace: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    report: Report = silent,
+) -> TrainOutcome:
+    """Trains a network on a dataset, from its files to a run folder with a report.
+
+    The same call continues a run that was stopped.
+
+    Args:
+        data: Dataset folder, CSV file or dataset.json.
+        run: Folder to make or to continue.
+        recipe: A preset's name, a TOML file, or a `Recipe`.
+        changes: Fields of the recipe to replace, for example `{"network": "umamba_enc", "epochs": 50}`.
+        network_options: Added to the recipe's network options, for example `{"base_features": 16}`.
+        configuration: `2d` or `3d_fullres`; the plan's default otherwise.
+        fold: 0 to 4, `cv` for all folds one after another, `all` to train on every case.
+        memory_gb: GiB a step may use; batch and patch shrink to it.
+        restart: Erase the run and begin again.
+        validate: Predict and measure the held-out cases at the end.
+        images: As in `check`; so are `labels`, `layout` and `allow_geometry_mismatch`.
+        workspace: Folder for prepared images; `.scanseg` beside the run by default.
+        device: As in `resolve_device`.
+        threads: Processor threads; all usable cores by default.
+        workers: Processes that prepare batches.
+        report: Told about every stage.
+
+    Raises:
+        UsageError: An argument is wrong, or the run was made with other settings.
+        DatasetError: The data are refused; all findings are listed.
+        TrainingError: Training cannot go on.
+    """
+    started_s = time.perf_counter()
+    folder = Path(run)
+    chosen = _recipe(recipe, changes or {}, network_options or {})
+    resolve_device(device)
+    if restart and folder.is_dir():
+        _erase(folder)
+    require_writable(folder)
+    work = open_workspace(
+        Path(data),
+        workspace or folder.absolute().parent / ".scanseg",
+        images=images,
+        labels=labels,
+        layout=layout,
+        allow_geometry_mismatch=allow_geometry_mismatch,
+        report=report,
+    )
+    plan = make_plan(
+        work.dataset,
+        work.fingerprint,
+        orientation=work.orientation,
+        network=chosen.network,
+        memory_gb=memory_gb,
+        overrides=_plan_overrides(chosen),
+    )
+    name = plan.configuration(configuration).name
+    splits = choose_splits(work.dataset.cases, fold)
+    store = work.store(plan, name)
+    preprocess_dataset(work.dataset, plan, name, store, report=report)
+    outcome = TrainOutcome(folder)
+    for number, split in splits.items():
+        part = folder if len(splits) == 1 else folder / f"fold_{number}"
+        _write_facts(part, work, fold=number)
+        result = train_network(
+            plan=plan,
+            configuration_name=name,
+            store_folder=store,
+            split=split,
+            recipe=chosen,
+            run_folder=part,
+            device=resolve_device(device),
+            threads=threads,
+            workers=workers,
+            fold=number,
+            report=report,
+        )
+        outcome.folds.append({"fold": number, **result.as_dict()})
+        if validate and number != "all":
+            outcome.summary = _validate(part, work, split, device, threads, report)
+        _write_machine(part, started_s, device, threads)
+        write_report(part)
+    if len(splits) > 1:
+        outcome.summary = _gather_folds(folder, work, list(splits), validate)
+    outcome.seconds = time.perf_counter() - started_s
+    return outcome
+
+
+def _recipe(recipe: Recipe | Path | str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    merged = dict(changes)
+    if options:
+        merged["network_options"] = {**chosen.network_options, **options}
+    return chosen.changed(**merged)
+
+
+def _plan_overrides(recipe: Recipe) -> dict[str, Any]:
+    found = {"batch_size": recipe.batch_size, "patch_size": recipe.patch_size}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def choose_splits(cases: Sequence[Case], fold: int | str) -> dict[int | str, Split]:
+    """Returns the folds to train, by number, or by the name `all`.
+
+    Raises:
+        UsageError: There is no such fold.
+    """
+    every = tuple(case.case_id for case in cases)
+    if str(fold) == "all":
+        return {"all": Split(every, every)}
+    splits = make_splits(cases)
+    if str(fold) == "cv":
+        return dict(enumerate(splits))
+    if not str(fold).isdigit() or int(fold) >= len(splits):
+        raise UsageError(
+            f"There is no fold {fold!r}; these {len(cases)} cases make {len(splits)} folds.",
+            code="E-FOLD-UNKNOWN",
+            hint=f"Use 0 to {len(splits) - 1}, cv or all.",
+        )
+    return {int(fold): splits[int(fold)]}
+
+
+def _erase(folder: Path) -> None:
+    made_by_us = (folder / "recipe.toml").exists() or any(folder.glob("fold_*/recipe.toml"))
+    if not made_by_us and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not a run, so --restart does not erase it.",
+            code="E-RUN-FOREIGN",
+            hint="Choose another folder with -o.",
+        )
+    shutil.rmtree(folder)
+
+
+def _write_facts(run: Path, work: Workspace, *, fold: int | str) -> None:
+    work.dataset.to_json(run / "dataset.json")
+    write_json(run / "check.json", work.check)
+    write_json(run / "fingerprint.json", work.fingerprint)
+    if not (run / "run.json").is_file():
+        write_json(run / "run.json", {"schema_version": 1, "fold": fold, "command": command_line()})
+
+
+def command_line() -> str:
+    """Returns the command that started this process, as it would be typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _write_machine(run: Path, started_s: float, device: str, threads: int | None) -> None:
+    import importlib.metadata as metadata
+
+    names = ("scanseg", "torch", "nnunetv2", "numba", "numpy", "nibabel")
+    facts = dict(read_json(run / "run.json"))
+    facts.update(
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
+        platform=platform.platform(),
+        device=str(resolve_device(device)),
+        threads=threads or usable_cores(),
+        seconds=round(time.perf_counter() - started_s, 1),
+    )
+    write_json(run / "run.json", facts)
+
+
+def _validate(
+    run: Path, work: Workspace, split: Split, device: str, threads: int | None, report: Report
+) -> dict[str, Any]:
+    by_id = {case.case_id: case for case in work.dataset.cases}
+    cases = [by_id[case_id] for case_id in split.validation]
+    return measure_cases(
+        Model(run, device=device, threads=threads), cases, run / "validation", stage="validate", report=report
+    )
+
+
+def measure_cases(
+    model: Model, cases: Sequence[Case], folder: Path, *, stage: str, report: Report
+) -> dict[str, Any]:
+    """Predicts labelled cases into a folder and writes cases.csv, summary.json and a picture of each.
+
+    Returns:
+        The content of summary.json.
+    """
+    jobs = [
+        ImageCase(case.case_id, case.images, f"{case.case_id}{mask_suffix(case.images[0])}") for case in cases
+    ]
+    result = predict_cohort(model, jobs, folder, preview=False, stage=stage, report=report)
+    evaluation = evaluate_folder(
+        {
+            job.case_id: folder / job.mask_name
+            for job in jobs
+            if job.case_id not in failed_ids(result.failures)
+        },
+        {case.case_id: case.label for case in cases if case.label is not None},
+        labels=model.labels,
+        groups={case.case_id: case.group for case in cases if case.group} or None,
+        report=report,
+    )
+    evaluation.save(folder)
+    for case, job in zip(cases, jobs, strict=True):
+        if case.label is not None and (folder / job.mask_name).is_file():
+            comparison(
+                case.images, folder / job.mask_name, case.label, model.labels, folder / f"{case.case_id}.png"
+            )
+    return evaluation.summary
+
+
+def failed_ids(failures: Sequence[Any]) -> set[str]:
+    """Returns the case ids of findings."""
+    return {finding.case_id for finding in failures}
+
+
+def _gather_folds(
+    run: Path, work: Workspace, folds: Sequence[int | str], validate: bool
+) -> dict[str, Any] | None:
+    write_json(run / "run.json", {"schema_version": 1, "folds": list(folds), "command": command_line()})
+    if not validate:
+        return None
+    masks: dict[str, Path] = {}
+    for fold in folds:
+        part = run / f"fold_{fold}"
+        validation = read_json(part / "config.json")["split"]["validation"]
+        stats = read_json(part / "validation" / "stats.json")["cases"]
+        masks.update(
+            {
+                case_id: part / "validation" / stats[case_id]["mask"]
+                for case_id in validation
+                if case_id in stats
+            }
+        )
+    cases = work.dataset.cases
+    evaluation = evaluate_folder(
+        masks,
+        {case.case_id: case.label for case in cases if case.label is not None},
+        labels=work.dataset.labels,
+        groups={case.case_id: case.group for case in cases if case.group} or None,
+    )
+    evaluation.save(run / "validation")
+    return evaluation.summary
