@@ -22,7 +22,9 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def written_aside(path: Path, *, verify: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def written_aside(
+    path: Path, *, verify: Callable[[Path], None] | None = None, suffix: str | None = None
+) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced, verified and renamed to `path`.
 
     The temporary name keeps the suffixes of `path`, because writers choose their format by them. After an
@@ -30,10 +32,11 @@ def written_aside(path: Path, *, verify: Callable[[Path], None] | None = None) -
 
     Args:
         path: Final name. Its folder is created.
+        suffix: Ending of the temporary name; by default the last two suffixes of `path`.
         verify: Called with the temporary path after the sync; an exception from it cancels the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])
+    suffix = "".join(path.suffixes[-2:]) if suffix is None else suffix
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
