@@ -1,4 +1,4 @@
-"""The plan: what the data says about how to train, each value with the rule that made it. No torch, no nnunetv2 here."""
+"""The plan: what the data says about how to train, each value with its rule. Imports no torch."""
 
 from __future__ import annotations
 
