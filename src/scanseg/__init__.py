@@ -4,14 +4,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scanseg.errors import Error
+    from scanseg.inference import Model, Prediction, load
     from scanseg.networks import create_network, list_networks
+    from scanseg.pipeline import check, evaluate, plan, predict, report, train
+
+__version__ = "0.1.0"
 
 _WHERE = {
+    "Error": "scanseg.errors",
+    "Model": "scanseg.inference",
+    "Prediction": "scanseg.inference",
+    "load": "scanseg.inference",
     "create_network": "scanseg.networks",
     "list_networks": "scanseg.networks",
+    **dict.fromkeys(("check", "plan", "train", "predict", "evaluate", "report"), "scanseg.pipeline"),
 }
 
-__all__ = ["create_network", "list_networks"]
+__all__ = [
+    "Error",
+    "Model",
+    "Prediction",
+    "check",
+    "create_network",
+    "evaluate",
+    "list_networks",
+    "load",
+    "plan",
+    "predict",
+    "report",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

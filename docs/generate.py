@@ -1,0 +1,136 @@
+"""Writes the reference pages from the registries, the command line and the source. `--check` only compares.
+
+Run: python docs/generate.py [--check]
+"""
+
+import argparse
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "scanseg"
+VERBS = (
+    ["demo"],
+    ["dataset", "check"],
+    ["plan"],
+    ["train"],
+    ["predict"],
+    ["evaluate"],
+    ["report"],
+    ["networks", "list"],
+    ["networks", "show"],
+    ["doctor"],
+)
+HEAD = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
+
+
+def cli_page() -> str:
+    """Returns the help text of every verb."""
+    parts = ["# Command line\n"]
+    for verb in VERBS:
+        parts.append(f"## scanseg {' '.join(verb)}\n\n```text\n{_help(verb)}\n```\n")
+    return "\n".join(parts)
+
+
+def _help(verb: list[str]) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-m", "scanseg", *verb, "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def networks_page() -> str:
+    """Returns the table of networks with parameters at one size."""
+    from scanseg.networks import NETWORKS, describe_network
+
+    parts = [
+        "# Networks\n",
+        "Parameters at a patch of 64x64x64 (3D) and 256x256 (2D), one input channel, two classes.\n",
+        "| network | what it is | parameters 3D | parameters 2D |",
+        "|---|---|---|---|",
+    ]
+    for name in NETWORKS:
+        counts = [_parameters(describe_network, NETWORKS[name], size) for size in ((64,) * 3, (256,) * 2)]
+        parts.append(f"| `{name}` | {NETWORKS[name].summary} | {counts[0]} | {counts[1]} |")
+    for name in NETWORKS:
+        entry = NETWORKS[name]
+        parts += [f"\n## {name}\n", f"Paper: {entry.paper}\n", *(f"- {line}" for line in entry.differences)]
+    return "\n".join(parts) + "\n"
+
+
+def _parameters(describe: object, entry: object, size: tuple[int, ...]) -> str:
+    if len(size) not in entry.spatial_dims:
+        return "-"
+    facts = describe(entry.name, spatial_dims=len(size), in_channels=1, out_channels=2, patch_size=size)
+    return f"{facts['parameters']:,}"
+
+
+def metrics_page() -> str:
+    """Returns the table of metrics."""
+    from scanseg.evaluation.metrics import METRICS
+
+    lines = ["# Metrics\n", "| metric | unit | range | better | what it says |", "|---|---|---|---|---|"]
+    for name in METRICS:
+        metric = METRICS[name]
+        low, high = metric.low, "unbounded" if metric.high in (None, float("inf")) else metric.high
+        lines.append(f"| `{name}` | {metric.unit} | {low} to {high} | {metric.better} | {metric.summary} |")
+    return "\n".join(lines) + "\n"
+
+
+def recipes_page() -> str:
+    """Returns every preset as its TOML file."""
+    parts = [
+        "# Recipes\n",
+        "Presets for `scanseg train --recipe NAME`. Copy one and pass the file to change it.\n",
+    ]
+    for path in sorted((SOURCE / "training" / "presets").glob("*.toml")):
+        parts.append(f"## {path.stem}\n\n```toml\n{path.read_text().strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def errors_page() -> str:
+    """Returns every error code with the places that raise it, from the source."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, str) and re.fullmatch(r"[EWI]-[A-Z0-9]+(-[A-Z0-9]+)+", value):
+                found.setdefault(value, set()).add(str(path.relative_to(SOURCE)))
+    lines = ["# Codes of errors, warnings and notes\n", "| code | raised in |", "|---|---|"]
+    lines += [f"| `{code}` | {', '.join(f'`{p}`' for p in sorted(found[code]))} |" for code in sorted(found)]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "networks.md": networks_page,
+    "metrics.md": metrics_page,
+    "recipes.md": recipes_page,
+    "errors.md": errors_page,
+}
+
+
+def main() -> int:
+    """Writes or checks every page; returns 1 if a page is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / "reference" / name, HEAD + make()
+        if check and (not path.is_file() or path.read_text() != text):
+            stale.append(name)
+        elif not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    if stale:
+        sys.stderr.write(f"Out of date: {', '.join(stale)}. Run: make docs\n")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
