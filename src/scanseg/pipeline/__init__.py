@@ -4,20 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scanseg.pipeline.check import check
-    from scanseg.pipeline.demo import demo
-    from scanseg.pipeline.diagnose import diagnose
-    from scanseg.pipeline.evaluate import evaluate
-    from scanseg.pipeline.plan import plan
-    from scanseg.pipeline.predict import predict
-    from scanseg.pipeline.report import report
-    from scanseg.pipeline.train import train
+    from scanseg.pipeline.checking import check
+    from scanseg.pipeline.demonstration import demo
+    from scanseg.pipeline.diagnosis import diagnose
+    from scanseg.pipeline.evaluating import evaluate
+    from scanseg.pipeline.planning import plan
+    from scanseg.pipeline.predicting import predict
+    from scanseg.pipeline.reporting import report
+    from scanseg.pipeline.training import train
+
+_WHERE = {
+    "check": "checking",
+    "demo": "demonstration",
+    "diagnose": "diagnosis",
+    "evaluate": "evaluating",
+    "plan": "planning",
+    "predict": "predicting",
+    "report": "reporting",
+    "train": "training",
+}
 
 __all__ = ["check", "demo", "diagnose", "evaluate", "plan", "predict", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports a verb on first use: looking at data needs no torch."""
-    if name in __all__:
-        return getattr(import_module(f"scanseg.pipeline.{name}"), name)
+    if name in _WHERE:
+        return getattr(import_module(f"scanseg.pipeline.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

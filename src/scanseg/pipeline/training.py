@@ -22,7 +22,7 @@ from scanseg.inference.cohort import predict_cohort
 from scanseg.inference.predict import Model
 from scanseg.nnunet.plan import make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
-from scanseg.pipeline.predict import require_writable
+from scanseg.pipeline.predicting import require_writable
 from scanseg.pipeline.workspace import Workspace, open_workspace
 from scanseg.progress import Report, silent
 from scanseg.reporting.figures import comparison

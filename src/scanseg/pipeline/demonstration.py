@@ -11,7 +11,7 @@ from typing import Any
 from scanseg.data.dataset import load_dataset
 from scanseg.errors import UsageError
 from scanseg.inference.predict import Model
-from scanseg.pipeline.train import measure_cases, train
+from scanseg.pipeline.training import measure_cases, train
 from scanseg.progress import Report, silent
 from scanseg.reporting.report import write_report
 
