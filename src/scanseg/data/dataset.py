@@ -26,7 +26,7 @@ class Dataset:
     """The cases of a dataset and what is known about them.
 
     Attributes:
-        root: The folder it was read from.
+        root: The folder it was read from, absolute like all files of the cases.
         name: What it is called.
         layout: How it lies on disk, a name of `LAYOUTS`.
         channel_names: One per channel of an image.
@@ -119,7 +119,7 @@ def load_dataset(
         DataError: Nothing is there, no layout fits, or the description of the dataset makes no sense.
         UsageError: `layout` is unknown, or only one of `images` and `labels` is given.
     """
-    source = _source(Path(path))
+    source = _source(Path(os.path.abspath(path)))
     if (images is None) != (labels is None):
         raise UsageError("images and labels are given together or not at all.", code="E-DATASET-FOLDERS")
     if images is not None and labels is not None:
@@ -158,7 +158,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _folder(source: Source, folder: Path | str) -> Path:
-    for candidate in (source.root / folder, Path(folder)):
+    for candidate in (source.root / folder, Path(os.path.abspath(folder))):
         if candidate.is_dir():
             return candidate
     raise DataError(
@@ -215,11 +215,11 @@ def _from_document(document: Any, path: Path) -> Dataset:
             code="E-DATASET-SCHEMA",
             hint="Load the dataset's folder instead.",
         )
-    folder = path.parent
+    folder = Path(os.path.abspath(path)).parent
     try:
         metadata = read_metadata(Source(folder, document, path))
         return Dataset(
-            root=folder / document["root"],
+            root=Path(os.path.normpath(folder / document["root"])),
             name=metadata.name,
             layout=document["layout"],
             channel_names=metadata.channel_names,
