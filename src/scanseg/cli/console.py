@@ -18,6 +18,8 @@ from rich.table import Table
 from scanseg.errors import DatasetError, Error, Finding
 from scanseg.progress import Progress, Report, silent
 
+PIPE_WIDTH = 140
+
 STAGES = {
     "check": "Checking the data",
     "fingerprint": "Measuring the data",
@@ -45,8 +47,8 @@ class Output:
     err: Console = field(init=False)
 
     def __post_init__(self) -> None:
-        self.out = Console(no_color=not self.color, soft_wrap=True, highlight=False)
-        self.err = Console(stderr=True, no_color=not self.color, soft_wrap=True, highlight=False)
+        self.out = _console(sys.stdout.isatty(), no_color=not self.color)
+        self.err = _console(sys.stderr.isatty(), no_color=not self.color, stderr=True)
 
     def say(self, text: str) -> None:
         """Prints a line of rich markup for people; nothing with --json or --quiet."""
@@ -102,6 +104,11 @@ class Output:
                 yield bars
         else:
             yield _Lines()
+
+
+def _console(terminal: bool, **options: bool) -> Console:
+    width = None if terminal else PIPE_WIDTH
+    return Console(width=width, soft_wrap=True, highlight=False, **options)  # type: ignore[arg-type]
 
 
 def _describe(values: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """`scanseg networks list` and `show`: what can be trained, and how it is built."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -58,17 +59,29 @@ def show(
     out.say(f"Paper: {entry.paper}")
     for line in entry.differences:
         out.say(f"  - {line}")
-    stages = facts.get("stages", ())
-    if stages:
-        columns = tuple(stages[0])
-        out.table("Stages", columns, [tuple(stage[column] for column in columns) for stage in stages])
-    scalars = {k: v for k, v in facts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    out.table(
-        f"At a patch of {patch_size}",
-        ("figure", "value"),
-        [(key.replace("_", " "), f"{value:,}") for key, value in scalars.items()],
-    )
+    columns = ("stage", "size", "features", "stride", "kernel", "blocks", "Mamba", "parameters", "GMAC")
+    out.table("Stages", columns, [_stage_row(stage) for stage in facts["stages"]])
+    macs = {f"GMAC, {kind}": f"{count / 1e9:.2f}" for kind, count in facts["macs"].items()}
+    figures = {"parameters": f"{facts['parameters']:,}", **macs}
+    out.table(f"At a patch of {patch_size}", ("figure", "value"), list(figures.items()))
     out.result({"name": entry.name, "paper": entry.paper, "differences": list(entry.differences), **facts})
+
+
+def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    def joined(sizes: Sequence[int]) -> str:
+        return "x".join(str(size) for size in sizes)
+
+    return (
+        stage["name"],
+        joined(stage["size"]),
+        str(stage["features"]),
+        joined(stage["stride"]),
+        joined(stage["kernel_size"]),
+        str(stage["blocks"]),
+        stage["mamba"] or "-",
+        f"{stage['parameters']:,}",
+        f"{stage['macs']['total'] / 1e9:.2f}",
+    )
 
 
 def parse_size(text: str) -> tuple[int, ...]:
