@@ -1,0 +1,77 @@
+"""What a training has reached, as plain values."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scanseg.training.timetable import Timetable
+
+Stopped = Literal["", "finished", "early_stop"]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class TrainingState(BaseModel):
+    """Everything besides tensors that the loop needs to go on, changed by the loop as it goes.
+
+    Attributes:
+        timetable: How long the training is.
+        epoch: Finished epochs.
+        step_in_epoch: Finished training steps of the epoch at hand.
+        losses: Training losses of the epoch at hand, without skipped steps.
+        epoch_s: Seconds spent in the epoch at hand.
+        elapsed_s: Seconds spent in all, over all sessions.
+        skipped: Steps skipped because of NaN or infinity, in all.
+        skipped_in_epoch: The same in the epoch at hand.
+        skipped_in_row: The same since the last step that was made.
+        ema: Moving average of the pseudo Dice, as in nnU-Net; None before the first finite one.
+        best_ema: The highest of them.
+        best_epoch: The epoch it belongs to, counted from 1.
+        stopped: Why training ended, empty while it goes on.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    timetable: Timetable
+    epoch: Count = 0
+    step_in_epoch: Count = 0
+    losses: list[float] = Field(default_factory=list)
+    epoch_s: Seconds = 0.0
+    elapsed_s: Seconds = 0.0
+    skipped: Count = 0
+    skipped_in_epoch: Count = 0
+    skipped_in_row: Count = 0
+    ema: float | None = None
+    best_ema: float | None = None
+    best_epoch: int | None = None
+    stopped: Stopped = ""
+
+    @property
+    def step(self) -> int:
+        """Finished training steps."""
+        return self.epoch * self.timetable.iterations + self.step_in_epoch
+
+    def note_skipped(self) -> None:
+        """Counts a skipped step."""
+        self.skipped += 1
+        self.skipped_in_epoch += 1
+        self.skipped_in_row += 1
+
+    def finish_epoch(self, pseudo_dice: float) -> bool:
+        """Counts an epoch as finished and returns whether its moving average is the best so far.
+
+        The average is that of nnU-Net: the first value as it is, then nine tenths of the old and one of the
+        new. NaN (no foreground in any validation patch) leaves it as it is and is never the best.
+        """
+        self.epoch += 1
+        self.step_in_epoch, self.losses, self.epoch_s, self.skipped_in_epoch = 0, [], 0.0, 0
+        if not math.isfinite(pseudo_dice):
+            return False
+        self.ema = pseudo_dice if self.ema is None else 0.9 * self.ema + 0.1 * pseudo_dice
+        if self.best_ema is not None and self.ema <= self.best_ema:
+            return False
+        self.best_ema, self.best_epoch = self.ema, self.epoch
+        return True
