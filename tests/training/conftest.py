@@ -1,0 +1,74 @@
+"""A tiny training on real images: eight hippocampus volumes, small patches, a few features."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from scanseg.data.dataset import load_dataset
+from scanseg.data.splits import Split
+from scanseg.nnunet.fingerprint import make_fingerprint
+from scanseg.nnunet.plan import Plan, make_plan
+from scanseg.nnunet.preprocess import preprocess_dataset
+from scanseg.training.recipe import Recipe
+
+PATCHES = {"3d_fullres": (16, 16, 16), "2d": (24, 24)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything `train_network` needs besides a run folder."""
+
+    plan: Plan
+    configuration: str
+    store: Path
+    split: Split
+    recipe: Recipe
+
+    def arguments(self, **changes: object) -> dict[str, object]:
+        """Returns arguments of `train_network`; those that are fields of the recipe change it."""
+        known = {name: changes.pop(name) for name in tuple(changes) if name in Recipe.model_fields}
+        return {
+            "recipe": self.recipe.changed(**known),
+            "plan": self.plan,
+            "configuration_name": self.configuration,
+            "store_folder": self.store,
+            "split": self.split,
+            "device": "cpu",
+            "threads": 1,
+            **changes,
+        }
+
+
+def tiny_recipe() -> Recipe:
+    return Recipe(
+        network="nnunet_plain",
+        network_options={"base_features": 4},
+        epochs=3,
+        iterations_per_epoch=4,
+        validation_iterations=2,
+    )
+
+
+def prepare(demo_data: Path, folder: Path, configuration: str) -> Prepared:
+    dataset = load_dataset(demo_data / "hippocampus")
+    dataset = replace(dataset, cases=dataset.cases[:8])
+    fingerprint = make_fingerprint(dataset, orientation="RAS")
+    overrides = {
+        f"{configuration}.patch_size": PATCHES[configuration],
+        f"{configuration}.batch_size": 2,
+    }
+    plan = make_plan(dataset, fingerprint, orientation="RAS", overrides=overrides)
+    preprocess_dataset(dataset, plan, configuration, folder)
+    ids = [case.case_id for case in dataset.cases]
+    return Prepared(plan, configuration, folder, Split(tuple(ids[:6]), tuple(ids[6:])), tiny_recipe())
+
+
+@pytest.fixture(scope="session")
+def prepared(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(demo_data, tmp_path_factory.mktemp("store_3d"), "3d_fullres")
+
+
+@pytest.fixture(scope="session")
+def prepared_2d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(demo_data, tmp_path_factory.mktemp("store_2d"), "2d")
