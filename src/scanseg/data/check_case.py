@@ -148,7 +148,7 @@ def check_case(
 
 
 def _placed(finding: Finding, case: Case, part: Part) -> Finding:
-    level: Level = finding.level if part == "training" else "warning"
+    level: Level = "warning" if part != "training" and finding.level == "error" else finding.level
     text = finding.text if part == "training" else f"{part} image: {finding.text}"
     return Finding(finding.code, level, text, case_id=shown(case.case_id), hint=finding.hint)
 
@@ -165,9 +165,17 @@ def _read_images(case: Case, findings: list[Finding]) -> _Images:
             continue
         if images.geometry is not None and first is not None:
             findings.extend(_channels_apart(first, images.geometry, path, image.geometry))
+        findings.extend(_notes(path, image.geometry))
         first = first or path
         images.add(image.array, image.geometry)
     return images
+
+
+def _notes(path: Path, geometry: Geometry) -> Iterator[Finding]:
+    """Yields what the reader found odd in a header, but could settle."""
+    for note in geometry.header.get("notes", ()):
+        hint = "Nothing, if image and label overlay in a viewer."
+        yield Finding("E-DATA-HEADER", "info", f"{shown(path.name)}: {note}.", hint=hint)
 
 
 def _read_label(path: Path, findings: list[Finding]) -> tuple[dict[int, int], Geometry] | None:
@@ -176,6 +184,7 @@ def _read_label(path: Path, findings: list[Finding]) -> tuple[dict[int, int], Ge
     except DataError as error:
         findings.append(Finding(error.code, "error", error.message, hint=error.hint))
         return None
+    findings.extend(_notes(path, label_map.geometry))
     return count_values(label_map.array), label_map.geometry
 
 

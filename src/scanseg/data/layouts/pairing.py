@@ -11,7 +11,7 @@ from scanseg.data.wording import counted, listed, shown
 from scanseg.errors import Finding
 from scanseg.types import Case
 
-CHANNEL_NUMBER = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+CHANNEL_NUMBER = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
 SIDECARS = {
     *(".json", ".csv", ".tsv", ".txt", ".md", ".pdf", ".html", ".xml", ".yaml", ".yml", ".db", ".ini"),
     *(".raw", ".zraw"),
