@@ -84,12 +84,19 @@ class Finding:
 class DatasetError(DataError):
     """A dataset is refused; `findings` lists everything that was found, not only the first fault."""
 
-    def __init__(self, findings: Sequence[Finding], *, what: str) -> None:
+    def __init__(
+        self,
+        findings: Sequence[Finding],
+        *,
+        what: str,
+        code: str = "E-DATASET-REFUSED",
+        hint: str = "Mend or remove the cases named above, then run `scanseg dataset check` again.",
+    ) -> None:
         errors = [finding for finding in findings if finding.level == "error"]
         lines = "".join(f"\n  {f.code}  {f.case_id + ': ' if f.case_id else ''}{f.text}" for f in errors)
         super().__init__(
             f"{what}: {len(errors)} error{'s' if len(errors) != 1 else ''} found.{lines}",
-            code="E-DATASET-REFUSED",
-            hint="Mend or remove the cases named above, then run `scanseg dataset check` again.",
+            code=code,
+            hint=hint,
         )
         self.findings = tuple(findings)

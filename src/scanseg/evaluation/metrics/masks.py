@@ -14,7 +14,7 @@ from scanseg.evaluation.metrics.surface import (
     cell_surface_distances,
     voxel_surface_distances,
 )
-from scanseg.types import Array, Spacing
+from scanseg.types import Array, Shape, Spacing
 
 
 class MaskPair:
@@ -26,17 +26,20 @@ class MaskPair:
         prediction: Boolean, (z, y, x) or (y, x).
         reference: Boolean, same shape.
         spacing_mm: Distance of neighbouring voxels along each axis of the arrays.
+        image_shape: Size of the whole image, where the arrays are only the part that holds both masks.
 
     Raises:
         UsageError: An array is not boolean, the shapes differ, there are not 2 or 3 axes, or the spacing does
             not fit. An image without voxels is refused too.
     """
 
-    def __init__(self, prediction: Array, reference: Array, spacing_mm: Spacing) -> None:
+    def __init__(
+        self, prediction: Array, reference: Array, spacing_mm: Spacing, *, image_shape: Shape | None = None
+    ) -> None:
         prediction, reference = np.asarray(prediction), np.asarray(reference)
-        _check_masks(prediction, reference)
+        self.shape = prediction.shape if image_shape is None else tuple(image_shape)
+        _check_masks(prediction, reference, self.shape)
         self.spacing_mm = _checked_spacing(spacing_mm, prediction.ndim)
-        self.shape = prediction.shape
         box = bounding_box(prediction | reference)
         self.prediction = prediction[box]
         self.reference = reference[box]
@@ -100,7 +103,7 @@ def bounding_box(mask: Array) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _check_masks(prediction: Array, reference: Array) -> None:
+def _check_masks(prediction: Array, reference: Array, image_shape: Shape) -> None:
     for name, mask in (("prediction", prediction), ("reference", reference)):
         if mask.dtype != np.bool_:
             raise UsageError(
@@ -114,9 +117,9 @@ def _check_masks(prediction: Array, reference: Array) -> None:
             code="E-METRIC-SHAPE",
             hint="Bring both masks to one grid.",
         )
-    if prediction.ndim not in (2, 3) or prediction.size == 0:
+    if prediction.ndim not in (2, 3) or len(image_shape) != prediction.ndim or 0 in image_shape:
         raise UsageError(
-            f"Masks must be (y, x) or (z, y, x) with at least one voxel, got {prediction.shape}.",
+            f"Masks must be (y, x) or (z, y, x) with at least one voxel, got {image_shape}.",
             code="E-METRIC-SHAPE",
         )
 
