@@ -79,7 +79,8 @@ class BridgedNetwork(nn.Module):
 
     @deep_supervision.setter
     def deep_supervision(self, enabled: bool) -> None:
-        self.network.deep_supervision = enabled
+        network: Any = self.network
+        network.deep_supervision = enabled
 
 
 def stock_plans(

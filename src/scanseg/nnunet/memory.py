@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scanseg.errors import UsageError
+from scanseg.networks import NETWORKS, training_memory_bytes
 from scanseg.nnunet.overrides import plain_feature_map_size, with_patch
 from scanseg.nnunet.plan import Configuration
 from scanseg.nnunet.stock import topology
@@ -19,13 +20,21 @@ if TYPE_CHECKING:
     from scanseg.nnunet.planner import Draft
 
 GIB = 1024**3
-Estimate = Callable[[Configuration], int]
 
 
 @dataclass(frozen=True)
-class _Fit:
-    configuration: Configuration
-    steps: tuple[str, ...]
+class Estimate:
+    """Memory of one training step in fp32.
+
+    Attributes:
+        total_bytes: All of it, without the framework itself.
+        source: What it is based on, and what state-space layers take of it.
+        problem: Why the network cannot be made at this plan; empty if it can.
+    """
+
+    total_bytes: int
+    source: str
+    problem: str = ""
 
 
 def available_memory_bytes() -> tuple[int, str]:
@@ -50,65 +59,105 @@ def fit_memory(
     none) then names a plan that would fit. The reasons go into `notes`.
 
     Raises:
-        UsageError: Even batch 1 with the smallest patch takes more than `memory_gb`.
+        UsageError: Even the smallest patch takes more than `memory_gb`.
     """
-    estimate, source = estimator(network, draft)
+
+    def estimate(trial: Configuration) -> Estimate:
+        return estimate_memory(trial, draft, network)
+
     limit, where = (int(memory_gb * GIB), "given") if memory_gb else available_memory_bytes()
-    needed, warning = estimate(configuration), ""
-    if needed > limit:
+    found = estimate(configuration)
+    warning = f"{configuration.name}: {found.problem}" if found.problem else ""
+    if found.total_bytes > limit and not found.problem:
         fit = _smaller(configuration, draft, estimate, limit)
         if memory_gb:
             configuration = _applied(fit, configuration, network, memory_gb, notes)
-            needed = estimate(configuration)
+            found = estimate(configuration)
         else:
-            warning = _advice(configuration, fit, needed, limit, where, network)
-    notes[f"{configuration.name}.memory_bytes"] = (
-        f"{source} for {network}; nnU-Net plans 8 GB for a plain U-Net."
-    )
-    return configuration.model_copy(update={"memory_bytes": needed, "memory_source": source}), warning
+            warning = _advice(configuration, fit, found.total_bytes, limit, where, network)
+    notes[f"{configuration.name}.memory_bytes"] = found.source
+    changes = {"memory_bytes": found.total_bytes, "memory_source": found.source}
+    return configuration.model_copy(update=changes), warning
 
 
-def estimator(network: str, draft: Draft) -> tuple[Estimate, str]:
-    """Returns the function that estimates the bytes of a training step, and what it is based on."""
+def estimate_memory(configuration: Configuration, draft: Draft, network: str) -> Estimate:
+    """Returns what training takes; a plain U-Net stands in where the network cannot be made at this plan."""
+    entry = NETWORKS[network]
+    if configuration.spatial_dims not in entry.spatial_dims:
+        kind = "x".join(f"{dims}D" for dims in entry.spatial_dims)
+        return _plain(configuration, draft, f"{network} exists in {kind} only, it cannot train this one.")
+    options: dict[str, Any] = {}
+    if "features_per_stage" in (entry.options or {}):
+        options["features_per_stage"] = configuration.features_per_stage
+    try:
+        found = training_memory_bytes(
+            network,
+            spatial_dims=configuration.spatial_dims,
+            in_channels=len(draft.description["channel_names"]),
+            out_channels=len(draft.description["labels"]),
+            patch_size=configuration.patch_size,
+            batch_size=configuration.batch_size,
+            strides=configuration.strides if entry.plan_driven else None,
+            kernel_sizes=configuration.kernel_sizes if entry.plan_driven else None,
+            **options,
+        )
+    except UsageError as error:
+        return _plain(configuration, draft, f"{network} cannot be made at this plan: {error}")
+    layers = f"state-space layers take {found.mamba_bytes / GIB:.2f} GiB of it"
+    source = f"Estimated for {network} in fp32; {layers}, which nnU-Net's 8 GB budget does not count."
+    return Estimate(found.total_bytes, source)
 
-    def plain(configuration: Configuration) -> int:
-        # nnU-Net: 560e6 numbers a sample fit 8 GiB at batch 2 in half precision; fp32 doubles it.
-        numbers = plain_feature_map_size(configuration, draft)
-        return round(numbers * configuration.batch_size * 2 * 8 * GIB / (560e6 * 2))
 
-    return plain, "Estimate for a plain U-Net in fp32 (the state-space layers are not counted)"
+def _plain(configuration: Configuration, draft: Draft, problem: str) -> Estimate:
+    # nnU-Net: 560e6 numbers a sample fit 8 GiB at batch 2 in half precision; fp32 doubles it.
+    numbers = plain_feature_map_size(configuration, draft)
+    total = round(numbers * configuration.batch_size * 2 * 8 * GIB / (560e6 * 2))
+    return Estimate(total, "Estimated for a plain U-Net in fp32 (convolutions only).", problem)
 
 
-def _smaller(configuration: Configuration, draft: Draft, estimate: Estimate, limit: int) -> _Fit | None:
+@dataclass(frozen=True)
+class _Fit:
+    configuration: Configuration
+    steps: tuple[str, ...]
+
+
+def _smaller(
+    configuration: Configuration, draft: Draft, estimate: Callable[[Configuration], Estimate], limit: int
+) -> _Fit | None:
     """Returns the first configuration that fits: smaller batch, then smaller patch, then batch 1."""
-    steps: list[str] = []
-    smallest = min(2, configuration.batch_size)
-    for batch in range(configuration.batch_size, smallest - 1, -1):
-        trial = configuration.model_copy(update={"batch_size": batch})
-        if estimate(trial) <= limit:
-            return _Fit(trial, (f"batch {configuration.batch_size} -> {batch}",))
-    steps.append(f"batch {configuration.batch_size} -> {smallest}")
-    trial = configuration.model_copy(update={"batch_size": smallest})
-    while (patch := _next_patch(trial)) is not None:
-        trial = with_patch(trial, patch, draft).model_copy(update={"batch_size": smallest})
-        if estimate(trial) <= limit:
-            break
+
+    def fits(trial: Configuration) -> bool:
+        found = estimate(trial)
+        return not found.problem and found.total_bytes <= limit
+
+    def with_batch(trial: Configuration, batch: int) -> Configuration:
+        return trial.model_copy(update={"batch_size": batch})
+
+    planned, smallest = configuration.batch_size, min(2, configuration.batch_size)
+    if fits(with_batch(configuration, smallest)):
+        low, high = smallest, planned
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(with_batch(configuration, middle)) else (low, middle)
+        return _Fit(with_batch(configuration, low), (f"batch {planned} -> {low}",))
+    steps = [] if smallest == planned else [f"batch {planned} -> {smallest}"]
+    trial = with_batch(configuration, smallest)
+    while not fits(trial) and (patch := _next_patch(trial)) is not None:
+        trial = with_batch(with_patch(trial, patch, draft), smallest)
     steps.append(f"patch {_text(configuration.patch_size)} -> {_text(trial.patch_size)}")
-    if estimate(trial) > limit:
-        trial = trial.model_copy(update={"batch_size": 1})
+    if not fits(trial):
+        trial = with_batch(trial, 1)
         steps.append(f"batch {smallest} -> 1")
-    return _Fit(trial, tuple(steps)) if estimate(trial) <= limit else None
+    return _Fit(trial, tuple(steps)) if fits(trial) else None
 
 
 def _next_patch(configuration: Configuration) -> Shape | None:
-    """Returns the next smaller patch by nnU-Net's rule, or None at the smallest.
+    """Returns the next smaller patch that its strides divide, or None at the smallest.
 
-    nnU-Net shortens the axis that is longest relative to the median image, by the factor that the strides
-    still ask for after shortening.
+    As in nnU-Net the axis that is longest relative to the median image is shortened first.
     """
     patch = configuration.patch_size
-    order = sorted(range(len(patch)), key=lambda axis: -patch[axis] / configuration.median_shape[axis])
-    for axis in order:
+    for axis in sorted(range(len(patch)), key=lambda axis: -patch[axis] / configuration.median_shape[axis]):
         for size in range(patch[axis] - 1, 7, -1):
             trial = (*patch[:axis], size, *patch[axis + 1 :])
             if topology(configuration.spacing, trial)[2] == trial:
@@ -123,10 +172,11 @@ def _applied(
         raise UsageError(
             f"{network} cannot train in {memory_gb:g} GiB with any patch of {before.name}.",
             code="E-PLAN-MEMORY",
-            hint="Give more memory, choose a smaller network or the 2d configuration.",
+            hint="Give more memory or choose a smaller network.",
         )
     reason = f"Made smaller to fit {memory_gb:g} GiB with {network}: {', '.join(fit.steps)}."
-    notes[f"{before.name}.batch_size"] = reason
+    if fit.configuration.batch_size != before.batch_size:
+        notes[f"{before.name}.batch_size"] = reason
     if fit.configuration.patch_size != before.patch_size:
         notes[f"{before.name}.patch_size"] = reason
     return fit.configuration
@@ -141,11 +191,7 @@ def _advice(
     )
     if fit is None:
         return f"{text} No smaller patch fits; choose a smaller network."
-    chosen = fit.configuration
-    return (
-        f"{text} It would fit with batch_size {chosen.batch_size} and patch_size {_text(chosen.patch_size)} "
-        f"(--memory {limit / GIB:.1f} plans it)."
-    )
+    return f"{text} It would fit with {', '.join(fit.steps)} (--memory {limit / GIB:.1f} plans that)."
 
 
 def _text(shape: Shape) -> str:

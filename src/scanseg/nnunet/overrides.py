@@ -83,7 +83,7 @@ def apply_overrides(
     """
     patch, batch = wanted.get("patch_size", configuration), wanted.get("batch_size", configuration)
     name = configuration.name
-    if patch is not None:
+    if patch is not None and patch != configuration.patch_size:
         configuration = with_patch(configuration, patch, draft)
         notes[f"{name}.patch_size"] = (
             "Set by the user; strides, kernels and batch follow nnU-Net's rules for it."

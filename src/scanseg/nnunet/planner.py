@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scanseg.data.image import image_suffix
-from scanseg.errors import DataError
+from scanseg.errors import DataError, UsageError
+from scanseg.networks import NETWORKS
 from scanseg.nnunet import reasons
 from scanseg.nnunet.cases import FLAT_SPACING, training_cases
 from scanseg.nnunet.memory import fit_memory
@@ -85,7 +86,7 @@ def plan_dataset(
         channel_names=tuple(dataset.channel_names),
         labels=tuple(dataset.labels),
         network=network,
-        default_configuration=next(name for name in TRAINABLE if name in chosen),
+        default_configuration=_default(chosen, network, notes),
         configurations=chosen,
         reasons=notes,
         warnings=tuple(warnings),
@@ -103,6 +104,20 @@ def _draft(dataset: Dataset, fingerprint: Mapping[str, Any], spacing: tuple[floa
     with stock_planner(description, fingerprint, spacing=spacing) as planner:
         stock = json.loads(json.dumps(planner.plan_experiment()))
     return Draft(description, fingerprint, stock)
+
+
+def _default(chosen: Mapping[str, Configuration], network: str, notes: dict[str, str]) -> str:
+    dims = NETWORKS[network].spatial_dims
+    fitting = [name for name in TRAINABLE if name in chosen and chosen[name].spatial_dims in dims]
+    if not fitting:
+        raise UsageError(
+            f"{network} exists in {dims[0]}D only, the images are 2D.",
+            code="E-PLAN-NETWORK",
+            hint="`scanseg networks` lists those for 2D.",
+        )
+    if len(chosen) > 1 and "3d_fullres" not in fitting:
+        notes["default_configuration"] = f"{network} exists in 2D only, so slices are the default."
+    return fitting[0]
 
 
 def _configuration(name: str, stock: Mapping[str, Any]) -> Configuration:

@@ -80,10 +80,12 @@ def _spacing_reason(configuration: Configuration, draft: Draft, spacing_set: boo
 
 
 def _batch_reason(configuration: Configuration, draft: Draft) -> str:
-    share = draft.voxels(configuration.name) * 0.05 / np.prod(configuration.patch_size)
+    share = round(draft.voxels(configuration.name) * 0.05 / np.prod(configuration.patch_size))
+    if configuration.batch_size > share:
+        return "nnU-Net's minimum; 5 % of the training voxels would be less."
     if configuration.batch_size == 2:
-        return "nnU-Net's minimum; the patch uses up its 8 GB budget, or 5 % of the data are fewer."
-    if configuration.batch_size == round(share):
+        return "nnU-Net's minimum; the patch uses up its 8 GB budget."
+    if configuration.batch_size == share:
         return "One batch covers at most 5 % of the training voxels."
     return "As many patches as nnU-Net's 8 GB budget for a plain U-Net holds."
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -27,8 +27,11 @@ _ENVIRONMENT = threading.RLock()
 _DATASET = "Dataset001_scanseg"
 
 
-class Planner(ExperimentPlanner):
-    """nnU-Net's planner, which need not open an image to learn the name of a reader."""
+class ExperimentPlanner(default_experiment_planner.ExperimentPlanner):
+    """nnU-Net's planner, which need not open an image to learn the name of a reader.
+
+    It has the name of nnU-Net's class because the plans name the class that made them.
+    """
 
     def determine_reader_writer(self) -> Any:
         """Returns nnU-Net's reader for the dataset's file ending."""
@@ -58,7 +61,7 @@ def dataset_json(
 @contextlib.contextmanager
 def stock_planner(
     description: Mapping[str, Any], fingerprint: Mapping[str, Any], *, spacing: Sequence[float] | None = None
-) -> Iterator[Planner]:
+) -> Iterator[ExperimentPlanner]:
     """Yields nnU-Net's planner in a folder that lives as long as the context.
 
     The environment variables that nnU-Net reads are set inside and put back afterwards; other threads that
@@ -86,7 +89,7 @@ def stock_planner(
         stack.enter_context(_environment(variables))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(torch.device("meta"))
-        yield Planner(
+        yield ExperimentPlanner(
             _DATASET,
             overwrite_target_spacing=None if spacing is None else [float(value) for value in spacing],
         )
