@@ -1,13 +1,14 @@
 """The public door to image files: read and write them by their name's ending."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from scanseg.data.affine import same_geometry
-from scanseg.data.limits import Limits, refused, shown
+from scanseg.data.limits import Limits, refused, shown, unreadable
 from scanseg.data.voxels import ImageSink, LabelSink, Opened, allocate
 from scanseg.errors import DataError, UsageError
 from scanseg.files import written_aside
@@ -133,7 +134,8 @@ def read_channels(
     first = 0
     for one in opened:
         sink = ImageSink(array[first : first + one.channels], nan_fill=nan_fill)
-        one.pour(sink)
+        with _guarded(one.path):
+            one.pour(sink)
         sink.finish(one.path)
         first += one.channels
     return Image(array, geometry, opened[0].path)
@@ -166,7 +168,8 @@ def read_label_map(path: Path, *, limits: Limits = _DEFAULT, spacing: Spacing | 
         raise _many_channels(path, f"it has {opened.label_channels} channels")
     array = allocate((opened.label_channels, *opened.geometry.shape), np.int32, path)
     sink = LabelSink(array)
-    opened.pour(sink)
+    with _guarded(path):
+        opened.pour(sink)
     sink.finish(path)
     if colours and not all(np.array_equal(array[0], array[c]) for c in (1, 2)):
         raise _many_channels(path, "its colours differ from channel to channel")
@@ -259,7 +262,7 @@ def write_array(path: Path, array: Array, geometry: Geometry) -> None:
 def _write(
     path: Path, suffix: str, array: Array, geometry: Geometry, *, verify: Callable[[Path], None] | None
 ) -> None:
-    writer = _writer(path, suffix)
+    writer = _writer(suffix)
     with written_aside(path, suffix=suffix, verify=verify) as temporary:
         writer(temporary, array, geometry)
 
@@ -279,26 +282,55 @@ def _verify(path: Path, array: Array, geometry: Geometry, written: Path) -> None
         )
 
 
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Turns what the system may raise while a file is read into errors that name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except MemoryError as error:
+        raise refused(
+            path,
+            "there is not enough memory to read it",
+            code="E-IMAGE-MEMORY",
+            hint="Crop or downsample the image, or use a machine with more memory.",
+        ) from error
+
+
 def _open(path: Path, limits: Limits, spacing: Spacing | None) -> Opened:
+    """Reads the header by the reader of the name's ending; that reader checks that the content fits."""
     suffix = image_suffix(path)
     if suffix in (".nii.gz", ".nii"):
-        from scanseg.data.nifti import open_nifti
+        from scanseg.data.nifti import open_nifti as read
+    elif suffix == ".nrrd":
+        from scanseg.data.nrrd import open_nrrd as read
+    elif suffix in (".mha", ".mhd"):
+        from scanseg.data.metaimage import open_metaimage as read
+    elif suffix == ".png":
+        from scanseg.data.raster import open_png as read
+    elif suffix in (".jpg", ".jpeg"):
+        from scanseg.data.raster import open_jpeg as read
+    else:
+        from scanseg.data.tiff import open_tiff as read
+    with _guarded(path):
+        return read(path, limits, spacing)
 
-        return open_nifti(path, limits, spacing)
-    if suffix == ".png":
-        from scanseg.data.raster import open_png
 
-        return open_png(path, limits, spacing)
-    raise refused(path, "not there yet", code="E-IMAGE-SUFFIX")
-
-
-def _writer(path: Path, suffix: str) -> Callable[[Path, Array, Geometry], None]:
+def _writer(suffix: str) -> Callable[[Path, Array, Geometry], None]:
     if suffix in (".nii.gz", ".nii"):
-        from scanseg.data.nifti import write_nifti
-
-        return write_nifti
-    if suffix == ".png":
-        from scanseg.data.raster import write_png
-
-        return write_png
-    raise UsageError("not there yet", code="E-WRITE-FORMAT")
+        from scanseg.data.nifti import write_nifti as write
+    elif suffix == ".nrrd":
+        from scanseg.data.nrrd import write_nrrd as write
+    elif suffix == ".mha":
+        from scanseg.data.metaimage import write_metaimage as write
+    elif suffix == ".png":
+        from scanseg.data.raster import write_png as write
+    elif suffix in (".tif", ".tiff"):
+        from scanseg.data.tiff import write_tiff as write
+    else:
+        raise UsageError(
+            f"images are not written as {suffix}; accepted are .nii.gz .nii .nrrd .mha .png .tif .tiff.",
+            code="E-WRITE-FORMAT",
+        )
+    return write

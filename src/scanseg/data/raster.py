@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,15 @@ _PNG_TYPES = {
     6: (4, (8, 16)),
 }
 _PNG_IMAGE_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
+# first column, first row and steps of the seven passes
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# Pillow warns from here on
+_PILLOW_PIXELS = 80_000_000
+_COPY = "Copy or download the file again."
 _PNG_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+
+
+_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 def open_png(path: Path, limits: Limits, spacing: Spacing | None = None) -> Opened:
@@ -52,6 +61,9 @@ def open_png(path: Path, limits: Limits, spacing: Spacing | None = None) -> Open
         )
     samples = _PNG_TYPES[colour][0]
     limits.check_size(path, values=width * height * samples, value_bytes=(depth + 7) // 8)
+    if width * height > _PILLOW_PIXELS and (colour == 3 or depth < 8):
+        limits = replace(limits, voxels=_PILLOW_PIXELS)
+        limits.check_size(path, values=width * height, value_bytes=1)
     due = height * (1 + (width * samples * depth + 7) // 8)
     if path.stat().st_size * DEFLATE_RATIO < due:
         raise truncated(path, held=path.stat().st_size * DEFLATE_RATIO, due=due)
@@ -62,6 +74,42 @@ def open_png(path: Path, limits: Limits, spacing: Spacing | None = None) -> Open
         1 if colour == 3 else _PNG_IMAGE_CHANNELS[colour],
         partial(_pour_png, path, colour, depth),
     )
+
+
+def open_jpeg(path: Path, limits: Limits, spacing: Spacing | None = None) -> Opened:
+    """Reads and checks the header of a JPEG photograph, grey or colour. Arguments and errors as `open_png`.
+
+    The pixels are taken as they are stored; an EXIF note that they should be shown turned is not followed.
+    """
+    from PIL import Image as Pillow
+
+    with open_file(path) as stream:
+        data = stream.read()
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise refused(path, f"this is no JPEG picture{looks_like(data[:16])}", code="E-JPEG-MAGIC")
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise refused(path, "the JPEG has no end; it was cut", code="E-FILE-TRUNCATED", hint=_COPY)
+    try:
+        with Pillow.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+            (width, height), mode = picture.size, picture.mode
+    except (*_DECODING_ERRORS, Pillow.DecompressionBombError) as error:
+        raise refused(
+            path, f"the JPEG cannot be read ({error})", code="E-FILE-DAMAGED", hint=_COPY
+        ) from error
+    if mode not in ("L", "RGB"):
+        raise refused(
+            path, f"a JPEG of mode {mode} is not accepted", code="E-JPEG-KIND", hint="Save it as grey or RGB."
+        )
+    channels = 1 if mode == "L" else 3
+    limits = replace(limits, voxels=min(limits.voxels, _PILLOW_PIXELS * channels))
+    limits.check_size(path, values=width * height * channels, value_bytes=1)
+    geometry = flat_geometry((height, width), "jpeg", limits, spacing)
+    return Opened(path, geometry, channels, channels, partial(_pour_jpeg, path))
+
+
+def _pour_jpeg(path: Path, sink: Sink) -> None:
+    with open_file(path) as stream:
+        pour_pixels(sink, _decode(path, stream.read(), "JPEG", convert=None))
 
 
 def flat_geometry(
@@ -107,22 +155,10 @@ def _needed_chunks(path: Path) -> bytes:
         data = stream.read()
     kept, position, kind = [_PNG_MAGIC], len(_PNG_MAGIC), b""
     while kind != b"IEND":
-        if position + 12 > len(data):
-            raise refused(
-                path,
-                "the PNG ends too early; it was cut",
-                code="E-FILE-TRUNCATED",
-                hint="Copy the file again.",
-            )
-        length, kind = struct.unpack_from(">I4s", data, position)
+        length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\xff"))
         chunk = data[position : position + 12 + length]
         if len(chunk) < 12 + length:
-            raise refused(
-                path,
-                "the PNG ends too early; it was cut",
-                code="E-FILE-TRUNCATED",
-                hint="Copy the file again.",
-            )
+            raise refused(path, "the PNG ends too early; it was cut", code="E-FILE-TRUNCATED", hint=_COPY)
         if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
             raise _damaged(path, f"the checksum of a part ({kind!r}) is wrong")
         if kind in _PNG_NEEDED:
@@ -131,21 +167,42 @@ def _needed_chunks(path: Path) -> bytes:
             raise _damaged(path, f"it has a part {kind!r} that must be understood and is unknown")
         position += 12 + length
     if position != len(data):
-        raise refused(
-            path, "bytes follow the end of the PNG", code="E-FILE-TRAILING", hint="Copy the file again."
-        )
+        raise refused(path, "bytes follow the end of the PNG", code="E-FILE-TRAILING", hint=_COPY)
+    _check_pixels(path, kept)
     return b"".join(kept)
+
+
+def _check_pixels(path: Path, chunks: list[bytes]) -> None:
+    """Refuses a PNG with more or fewer pixels than its header says; decoders would fill up with zeros."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">2I5B", chunks[1], 8)
+    bits = depth * _PNG_TYPES[colour][0]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    due = sum(h * (1 + (w * bits + 7) // 8) for w, h in sizes if w > 0 and h > 0)
+    inflater, held = zlib.decompressobj(), 0
+    try:
+        for chunk in (c for c in chunks if c[4:8] == b"IDAT"):
+            rest = chunk[8:-4]
+            while rest and held <= due:
+                held += len(inflater.decompress(rest, 1 << 20))
+                rest = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise _damaged(path, f"its pixels cannot be unpacked ({error})") from error
+    if held != due or not inflater.eof:
+        raise _damaged(path, f"it holds {held:,} bytes of pixels, its header announces {due:,}")
 
 
 def _pour_png(path: Path, colour: int, depth: int, sink: Sink) -> None:
     """Decodes a PNG into a sink: palettes as colours for images, as indices for labels; alpha is dropped."""
     data = _needed_chunks(path)
-    if depth == 16 and colour != 0:
-        array = _decode_16_bit(path, data)
+    width, height = struct.unpack_from(">2I", data, 16)
+    if colour != 3 and depth >= 8 and (depth * (colour > 0) == 16 or width * height > _PILLOW_PIXELS):
+        array = _decode_by_libpng(path, data)
     else:
         array = _decode(path, data, "PNG", convert="RGB" if colour == 3 and not sink.for_labels else None)
-        if colour == 0 and depth < 8:
-            array = array.astype(np.uint8)
+    if colour == 0 and depth < 8:
+        # Pillow spreads 2 and 4 bits over 0 to 255
+        array = array.astype(np.uint8) // (255 // (2**depth - 1) if depth > 1 else 1)
     pour_pixels(sink, array)
 
 
@@ -164,7 +221,7 @@ def _decode(path: Path, data: bytes, form: str, convert: str | None) -> Array:
         with Pillow.open(io.BytesIO(data), formats=[form]) as picture:
             picture.load()
             return np.asarray(picture.convert(convert) if convert else picture)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+    except _DECODING_ERRORS as error:
         raise refused(
             path,
             f"the {form} cannot be decoded ({error})",
@@ -173,8 +230,8 @@ def _decode(path: Path, data: bytes, form: str, convert: str | None) -> Array:
         ) from error
 
 
-def _decode_16_bit(path: Path, data: bytes) -> Array:
-    """Decodes 16-bit colours, which Pillow would cut to 8 bits."""
+def _decode_by_libpng(path: Path, data: bytes) -> Array:
+    """Decodes 16-bit colours, which Pillow would cut to 8 bits, and pictures that are too large for it."""
     import imagecodecs
 
     try:
