@@ -9,7 +9,8 @@ import pytest
 
 from scanseg.data.image import read_label_map, write_label_map
 from scanseg.errors import DataError, DatasetError, UsageError
-from scanseg.evaluation import EMPTY_RULES, METRICS, evaluate_folder, evaluate_pair
+from scanseg.evaluation import EMPTY_RULES, METRICS, evaluate_folder, evaluate_pair, evaluate_pairs
+from scanseg.evaluation.pairing import Pair
 from scanseg.types import Geometry, Label
 
 LABELS = [Label(0, "background"), Label(1, "organ"), Label(5, "lesion")]
@@ -243,6 +244,21 @@ class TestFolder:
         assert evaluation.summary["unit"] == evaluation.summary["metrics"]["hd95"]["unit"] == "px"
         assert evaluation.cases[0]["name"] == "nucleus"
         assert len(evaluation.summary["missing_predictions"]) == 16
+
+
+class TestPairs:
+    def test_pairs_from_anywhere_are_evaluated_like_a_folder(self, folders):
+        predictions, references = folders
+        pairs = [
+            Pair(case, references / f"{case}.nii.gz", None if case == "d" else predictions / f"{case}.nii.gz")
+            for case in "abcd"
+        ]
+        folder = evaluate_folder(predictions, references, labels=LABELS)
+        assert evaluate_pairs(pairs, labels=LABELS).summary == folder.summary
+
+    def test_needs_a_pair(self):
+        with pytest.raises(DataError, match="no reference"):
+            evaluate_pairs([], labels=LABELS)
 
 
 class TestRefusals:

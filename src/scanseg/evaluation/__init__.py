@@ -5,7 +5,7 @@ their rules for empty masks; `mask_statistics` measures one mask.
 """
 
 from scanseg.evaluation.bootstrap import mean_intervals
-from scanseg.evaluation.evaluate import Evaluation, evaluate_folder, evaluate_pair
+from scanseg.evaluation.evaluate import Evaluation, evaluate_folder, evaluate_pair, evaluate_pairs
 from scanseg.evaluation.metrics import EMPTY_RULES, METRICS, Metric
 from scanseg.evaluation.stats import mask_statistics
 
@@ -16,6 +16,7 @@ __all__ = [
     "Metric",
     "evaluate_folder",
     "evaluate_pair",
+    "evaluate_pairs",
     "mask_statistics",
     "mean_intervals",
 ]

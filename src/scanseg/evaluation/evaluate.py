@@ -14,24 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scanseg.data.image import read_geometry, read_label_map, same_geometry
-from scanseg.data.label_values import count_values
 from scanseg.data.layouts.found import Source
 from scanseg.data.layouts.metadata import read_metadata
-from scanseg.data.wording import listed
-from scanseg.errors import DataError, DatasetError, Finding
-from scanseg.evaluation.pair import Row, checked_metrics, evaluate_pair, worst_rows
+from scanseg.errors import DataError, Finding
+from scanseg.evaluation.case import check_geometries, evaluate_case, labels_in, raise_if_errors
+from scanseg.evaluation.pair import Row, checked_metrics, evaluate_pair
 from scanseg.evaluation.pairing import Pair, match_files
-from scanseg.evaluation.stats import foreground, size_unit
+from scanseg.evaluation.stats import foreground
 from scanseg.evaluation.summary import describe_metrics, summarise
 from scanseg.files import read_json, write_json, write_text
 from scanseg.progress import Report, silent, track
-from scanseg.types import Array, Geometry, Label
+from scanseg.types import Label
 
-__all__ = ["Evaluation", "evaluate_folder", "evaluate_pair"]
+__all__ = ["Evaluation", "evaluate_folder", "evaluate_pair", "evaluate_pairs"]
 
 SCHEMA_VERSION = 1
-_REFUSED_HINT = "Mend the files named above; predictions must lie on the grid of their reference."
 
 
 @dataclass(frozen=True)
@@ -75,130 +72,102 @@ def evaluate_folder(
 ) -> Evaluation:
     """Evaluates every reference of a folder, with or without a prediction.
 
-    Files are matched by name without the ending. A reference without a prediction gets the worst value of
-    every metric: it is a failure, never an absent case. Predictions without a reference are listed.
+    Files are matched by name without the ending, see `pairing.match_files`. A reference without a prediction
+    gets the worst value of every metric: it is a failure, never an absent case. Predictions without a
+    reference are listed.
 
     Args:
         predictions: Folder of label maps, or one file.
         references: Folder of label maps, or one file.
         labels: The classes; without them those of the `dataset.json` in the folder of the references or
             above it, else every value that occurs.
+        metrics: As in `evaluate_pairs`, and so are the others.
+        nsd_tolerance_mm: Tolerance of the normalised surface Dice.
+        groups: case -> patient.
+        report: Told about each case.
+        workers: Threads that work on cases.
+
+    Raises:
+        DataError: A path is missing, nothing matches, or as in `evaluate_pairs`.
+        UsageError: A metric or the tolerance makes no sense.
+    """
+    matching = match_files(Path(predictions), Path(references))
+    return evaluate_pairs(
+        matching.pairs,
+        labels=labels or _labels_of(Path(references)) or None,
+        metrics=metrics,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        groups=groups,
+        report=report,
+        workers=workers,
+        extra_predictions=matching.extra_predictions,
+        findings=matching.findings,
+    )
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    *,
+    labels: Sequence[Label] | None = None,
+    metrics: Sequence[str] | None = None,
+    nsd_tolerance_mm: float = 1.0,
+    groups: Mapping[str, str] | None = None,
+    report: Report = silent,
+    workers: int = 0,
+    extra_predictions: Sequence[str] = (),
+    findings: Sequence[Finding] = (),
+) -> Evaluation:
+    """Evaluates given pairs of files; one without a prediction gets the worst value of every metric.
+
+    Args:
+        pairs: At least one.
+        labels: The classes; without them every value that occurs.
         metrics: Names in METRICS; all by default.
         nsd_tolerance_mm: Tolerance of the normalised surface Dice.
         groups: case -> patient, for intervals that know which cases belong together.
         report: Told about each case (stage `evaluate`).
         workers: Threads that work on cases; results do not depend on it.
+        extra_predictions: Cases to list as predicted without a reference.
+        findings: What is known already; an error among it refuses the evaluation.
 
     Raises:
-        DataError: A path is missing, nothing matches, a file cannot be read, or the grids of a pair differ;
-            every case at fault is named.
+        DataError: There is no pair, a file cannot be read, or the grids of a pair differ; every case at fault
+            is named.
         UsageError: A metric or the tolerance makes no sense.
     """
     names = checked_metrics(metrics)
-    matching = match_files(Path(predictions), Path(references))
-    findings = list(matching.findings)
-    units = _check_geometries(matching.pairs, findings)
-    _raise_if_errors(findings)
+    if not pairs:
+        raise DataError("There is no reference to evaluate against.", code="E-EVALUATE-EMPTY")
+    found = list(findings)
+    units = check_geometries(pairs, found)
+    raise_if_errors(found)
     if labels is None:
-        labels = _labels_of(Path(references)) or _values_of(matching.pairs, findings)
-    job = partial(
-        _evaluate_case, labels=labels, names=names, nsd_tolerance_mm=nsd_tolerance_mm, groups=groups
-    )
+        labels = labels_in(pairs)
+    job = partial(evaluate_case, labels=labels, names=names, nsd_tolerance_mm=nsd_tolerance_mm, groups=groups)
     rows: list[Row] = []
-    for case_rows, case_findings in track(
-        _mapped(job, matching.pairs, workers), stage="evaluate", report=report, total=len(matching.pairs)
-    ):
+    results = track(_mapped(job, pairs, workers), stage="evaluate", report=report, total=len(pairs))
+    for case_rows, case_findings in results:
         rows += case_rows
-        findings += case_findings
-    _raise_if_errors(findings)
-    missing = [pair.case_id for pair in matching.pairs if pair.prediction is None]
-    findings += [_missing(case_id) for case_id in missing]
-    findings += [_extra(case_id) for case_id in matching.extra_predictions]
+        found += case_findings
+    raise_if_errors(found)
+    missing = [pair.case_id for pair in pairs if pair.prediction is None]
+    found += [_missing(case_id) for case_id in missing]
+    found += [_extra(case_id) for case_id in extra_predictions]
     unit = units.pop() if len(units) == 1 else "mm or px"
+    libraries = {name: version(name) for name in ("scanseg", "numpy", "scipy")}
     summary = {
         "schema_version": SCHEMA_VERSION,
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("scanseg", "numpy", "scipy")},
-        },
-        "n_cases": len(matching.pairs),
+        "versions": {"python": platform.python_version(), **libraries},
+        "n_cases": len(pairs),
         "missing_predictions": missing,
-        "extra_predictions": list(matching.extra_predictions),
+        "extra_predictions": list(extra_predictions),
         "unit": unit,
         "nsd_tolerance_mm": nsd_tolerance_mm,
         "metrics": describe_metrics(names, unit),
         **summarise(rows, foreground(labels), names, groups=groups),
-        "findings": [finding.as_dict() for finding in findings],
+        "findings": [finding.as_dict() for finding in found],
     }
-    return Evaluation(rows, summary, findings)
-
-
-def _evaluate_case(
-    pair: Pair,
-    *,
-    labels: Sequence[Label],
-    names: Sequence[str],
-    nsd_tolerance_mm: float,
-    groups: Mapping[str, str] | None,
-) -> tuple[list[Row], list[Finding]]:
-    """Returns the rows of a case and what was found; unreadable files are findings, so that all are named."""
-    try:
-        reference = read_label_map(pair.reference)
-        prediction = None if pair.prediction is None else read_label_map(pair.prediction)
-    except DataError as error:
-        return [], [Finding(error.code, "error", error.message, pair.case_id, error.hint)]
-    geometry = _physical(reference.geometry, prediction.geometry if prediction else None)
-    if prediction is None:
-        rows = worst_rows(reference.array, geometry, labels, names)
-        findings = []
-    else:
-        rows = evaluate_pair(
-            prediction.array,
-            reference.array,
-            labels,
-            geometry.spacing,
-            metrics=names,
-            nsd_tolerance_mm=nsd_tolerance_mm,
-        )
-        findings = _unknown_values(pair, prediction.array, reference.array, labels)
-    about = {"case_id": pair.case_id, "group": (groups or {}).get(pair.case_id, "")}
-    return [{**about, **_sized(row, geometry, names)} for row in rows], findings
-
-
-def _sized(row: Row, geometry: Geometry, names: Sequence[str]) -> Row:
-    """Returns the row with physical sizes in front of the metrics, where the size of a voxel is known."""
-    unit, voxel = size_unit(geometry)
-    sizes = {}
-    if unit != "px":
-        kind = "volume_ml" if unit == "ml" else "area_mm2"
-        sizes = {f"{mask}_{kind}": row[f"{mask}_voxels"] * voxel for mask in ("reference", "prediction")}
-    facts = {name: value for name, value in row.items() if name not in names}
-    return {**facts, **sizes, **{name: row[name] for name in names}}
-
-
-def _physical(reference: Geometry, prediction: Geometry | None) -> Geometry:
-    """Returns the geometry that knows the size of a voxel: that of the reference, if either."""
-    if reference.unit != "mm" and prediction is not None and prediction.unit == "mm":
-        return prediction
-    return reference
-
-
-def _check_geometries(pairs: Sequence[Pair], findings: list[Finding]) -> set[str]:
-    """Compares the grids of all pairs from their headers and returns the units in use."""
-    units = set()
-    for pair in pairs:
-        try:
-            reference, _ = read_geometry(pair.reference)
-            prediction = None if pair.prediction is None else read_geometry(pair.prediction)[0]
-        except DataError as error:
-            findings.append(Finding(error.code, "error", error.message, pair.case_id, error.hint))
-            continue
-        units.add(_physical(reference, prediction).unit)
-        differences = [] if prediction is None else same_geometry(reference, prediction)
-        if differences:
-            text = f"Reference and prediction lie on different grids: {'; '.join(differences)}."
-            findings.append(Finding("E-EVALUATE-GEOMETRY", "error", text, pair.case_id))
-    return units
+    return Evaluation(rows, summary, found)
 
 
 def _labels_of(references: Path) -> tuple[Label, ...]:
@@ -213,39 +182,6 @@ def _labels_of(references: Path) -> tuple[Label, ...]:
     return ()
 
 
-def _values_of(pairs: Sequence[Pair], findings: list[Finding]) -> tuple[Label, ...]:
-    values: set[int] = set()
-    for pair in pairs:
-        for path in (pair.reference, pair.prediction):
-            if path is not None:
-                try:
-                    values.update(count_values(read_label_map(path).array))
-                except DataError as error:
-                    findings.append(Finding(error.code, "error", error.message, pair.case_id, error.hint))
-    _raise_if_errors(findings)
-    if not values - {0}:
-        raise DataError(
-            "Every label map holds background (0) only, so there is nothing to evaluate.",
-            code="E-EVALUATE-BACKGROUND",
-            hint="Name the labels with --dataset if empty masks are what you expect.",
-        )
-    return tuple(Label(value, f"label {value}") for value in sorted(values - {0}))
-
-
-def _unknown_values(
-    pair: Pair, prediction: Array, reference: Array, labels: Sequence[Label]
-) -> list[Finding]:
-    known = {0, *(label.value for label in labels)}
-    findings = []
-    for what, array in (("prediction", prediction), ("reference", reference)):
-        unknown = sorted(set(count_values(array)) - known)
-        if unknown:
-            shown = listed([str(value) for value in unknown])
-            text = f"The {what} holds values that are no label and were not scored: {shown}."
-            findings.append(Finding("E-EVALUATE-VALUE", "warning", text, pair.case_id))
-    return findings
-
-
 def _missing(case_id: str) -> Finding:
     text = "There is no prediction for this reference; it counts as missed, with the worst value everywhere."
     return Finding("E-EVALUATE-MISSING", "warning", text, case_id, "Predict the case and evaluate again.")
@@ -253,11 +189,6 @@ def _missing(case_id: str) -> Finding:
 
 def _extra(case_id: str) -> Finding:
     return Finding("E-EVALUATE-EXTRA", "info", "There is no reference for this prediction.", case_id)
-
-
-def _raise_if_errors(findings: Sequence[Finding]) -> None:
-    if any(finding.level == "error" for finding in findings):
-        raise DatasetError(findings, what="Evaluation", code="E-EVALUATE-REFUSED", hint=_REFUSED_HINT)
 
 
 def _mapped(job: Any, pairs: Sequence[Pair], workers: int) -> Iterator[Any]:
