@@ -11,6 +11,7 @@ from scanseg.nnunet.fingerprint import make_fingerprint
 from scanseg.nnunet.plan import Plan, make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
 from scanseg.training.recipe import Recipe
+from scanseg.training.task import Task
 
 PATCHES = {"3d_fullres": (16, 16, 16), "2d": (24, 24)}
 
@@ -24,6 +25,10 @@ class Prepared:
     store: Path
     split: Split
     recipe: Recipe
+
+    def task(self, recipe: Recipe | None = None) -> Task:
+        configuration = self.plan.configuration(self.configuration)
+        return Task(self.plan, configuration, self.store, self.split, recipe or self.recipe)
 
     def arguments(self, **changes: object) -> dict[str, object]:
         """Returns arguments of `train_network`; those that are fields of the recipe change it."""

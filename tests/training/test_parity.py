@@ -49,15 +49,8 @@ def stock_trainer(prepared, workspace: Path, monkeypatch, features: list[int]) -
 
 
 def our_training(prepared, trainer: nnUNetTrainer, features: list[int]) -> Training:
-    options = {"features_per_stage": features}
-    training = assemble(
-        plan=prepared.plan,
-        configuration=prepared.plan.configuration(prepared.configuration),
-        recipe=prepared.recipe.changed(network_options=options),
-        split=prepared.split,
-        store_folder=prepared.store,
-        device=CPU,
-    )
+    recipe = prepared.recipe.changed(network_options={"features_per_stage": features})
+    training = assemble(prepared.task(recipe), CPU)
     theirs = trainer.network.state_dict()
     training.network.load_state_dict({name: theirs[name] for name in training.network.state_dict()})
     return training

@@ -8,21 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scanseg.data.splits import Split
 from scanseg.devices import usable_cores
-from scanseg.errors import UsageError
 from scanseg.nnunet.batches import Batches
-from scanseg.nnunet.plan import Configuration, Plan
 from scanseg.optim import Schedule
 from scanseg.training.recipe import Recipe
 from scanseg.training.run import build_network, describe_network
 from scanseg.training.step import StepResult, to_device, train_step
+from scanseg.training.task import Task
 from scanseg.training.timetable import Pace
 from scanseg.training.validation import validate_patches
 
@@ -71,15 +68,7 @@ class Training:
         )
 
 
-def assemble(
-    *,
-    plan: Plan,
-    configuration: Configuration,
-    recipe: Recipe,
-    split: Split,
-    store_folder: Path,
-    device: torch.device,
-) -> Training:
+def assemble(task: Task, device: torch.device) -> Training:
     """Returns a training before its first step. The weights are drawn from the recipe's seed.
 
     Changes the global random state; callers keep it with `borrowed_torch`.
@@ -87,15 +76,16 @@ def assemble(
     Raises:
         UsageError: The recipe does not fit the plan.
     """
-    require_planned(recipe, configuration)
+    task.check()
+    plan, configuration, recipe = task.plan, task.configuration, task.recipe
     torch.manual_seed(derived_seed(recipe.seed, "weights", 0))
-    network = build_network(describe_network(plan, configuration, recipe)).to(device)
+    network = build_network(describe_network(task)).to(device)
     loss = recipe.create_loss(batch_dice=configuration.batch_dice).to(device)
     scales = output_scales(network, (plan.in_channels, *configuration.patch_size), device)
 
     def batches(case_ids: tuple[str, ...], *, train: bool) -> Batches:
         return Batches(
-            store_folder,
+            task.store_folder,
             case_ids,
             plan,
             configuration,
@@ -114,25 +104,9 @@ def assemble(
         loss=loss,
         optimizer=recipe.create_optimizer(network, loss),
         schedule=recipe.create_schedule(),
-        train=batches(split.train, train=True),
-        validation=batches(split.validation, train=False) if split.validation else None,
+        train=batches(task.split.train, train=True),
+        validation=batches(task.split.validation, train=False) if task.split.validation else None,
     )
-
-
-def require_planned(recipe: Recipe, configuration: Configuration) -> None:
-    """Refuses a batch or patch size of the recipe that the plan was not made with.
-
-    Raises:
-        UsageError: They differ. Strides and memory depend on them, so the plan has to know.
-    """
-    for name in ("batch_size", "patch_size"):
-        wanted, planned = getattr(recipe, name), getattr(configuration, name)
-        if wanted is not None and wanted != planned:
-            raise UsageError(
-                f"The recipe's {name} is {wanted}, but the plan was made with {planned}.",
-                code="E-RECIPE-PLAN",
-                hint=f"Make the plan with overrides={{'{name}': ...}}.",
-            )
 
 
 @torch.no_grad()

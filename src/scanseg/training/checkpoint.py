@@ -74,13 +74,11 @@ class Checkpoints:
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Returns tensors and facts of the newest whole checkpoint; None if there is no checkpoint.
 
-        Left-overs of interrupted writes and damaged checkpoints are removed, the latter with a warning.
+        Damaged ones after it are removed with a warning.
 
         Raises:
             TrainingError: There are checkpoints, and all are damaged; none of them is removed.
         """
-        for path in self.folder.glob(".tmp-*"):
-            path.unlink()
         damaged = []
         for path in self._files():
             try:

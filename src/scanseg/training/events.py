@@ -18,7 +18,7 @@ from scanseg.training.timetable import Pace
 class MetricsLog:
     """`metrics.jsonl` of a run: one line per finished epoch, synced to disk before the epoch's checkpoint.
 
-    The fields of a line are those of `loop.epoch_record`.
+    `loop.train_network` names the fields of a line.
 
     Args:
         run_folder: Where the file lies.

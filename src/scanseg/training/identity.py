@@ -12,27 +12,26 @@ from typing import Any
 
 import torch
 
-from scanseg.data.splits import Split
 from scanseg.errors import UsageError
-from scanseg.nnunet.plan import Configuration, Plan
 from scanseg.nnunet.store import read_marker
-from scanseg.training.recipe import Recipe
+from scanseg.training.task import Task
 
 
-def run_identity(
-    *, plan: Plan, configuration: Configuration, recipe: Recipe, split: Split, store_folder: Path
-) -> dict[str, Any]:
+def run_identity(task: Task) -> dict[str, Any]:
     """Returns the facts that decide the result of a training, as JSON values."""
+    plan, split = task.plan, task.split
+    cases = sorted({*split.train, *split.validation})
+    memory = {"memory_bytes", "memory_source"}
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": task.recipe.model_dump(mode="json"),
         "plan": {
-            "configuration": configuration.model_dump(mode="json", exclude={"memory_bytes", "memory_source"}),
+            "configuration": task.configuration.model_dump(mode="json", exclude=memory),
             "labels": [[label.value, label.name] for label in plan.labels],
             "channel_names": list(plan.channel_names),
             "orientation": plan.orientation,
         },
         "split": {"train": sorted(split.train), "validation": sorted(split.validation)},
-        "data": {"sha256": _data_digest(store_folder, sorted({*split.train, *split.validation}))},
+        "data": {"sha256": _data_digest(task.store_folder, cases)},
     }
 
 

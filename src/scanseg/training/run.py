@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from scanseg.data.splits import Split
 from scanseg.devices import resolve_device
 from scanseg.errors import DataError, Error, ModelError
 from scanseg.files import read_json, sha256
 from scanseg.networks import NETWORKS, create_network
-from scanseg.nnunet.plan import Configuration, Plan
-from scanseg.training.recipe import Recipe
+from scanseg.nnunet.plan import Plan
+from scanseg.training.task import Task
 from scanseg.training.weights import load_tensors, load_weights
 
 SCHEMA_VERSION = 1
 WEIGHTS = {"final": "model.safetensors", "best": "best.safetensors"}
 
 
-def describe_network(plan: Plan, configuration: Configuration, recipe: Recipe) -> dict[str, Any]:
-    """Returns the arguments of `create_network` for a plan and a recipe, as JSON values, and the `name`."""
+def describe_network(task: Task) -> dict[str, Any]:
+    """Returns the arguments of `create_network` for a task, and the `name`, as JSON values."""
+    plan, configuration, recipe = task.plan, task.configuration, task.recipe
     by_plan = NETWORKS[recipe.network].plan_driven
     return {
         "name": recipe.network,
@@ -49,15 +49,14 @@ def build_network(description: dict[str, Any]) -> nn.Module:
     return create_network(name, **arguments, **options)
 
 
-def make_config(
-    *, plan: Plan, configuration: Configuration, recipe: Recipe, split: Split, fold: int | str | None
-) -> dict[str, Any]:
+def make_config(task: Task) -> dict[str, Any]:
     """Returns the content of `config.json` before training has ended."""
-    mirrored = recipe.augment and recipe.mirror
+    plan, configuration = task.plan, task.configuration
+    mirrored = task.recipe.augment and task.recipe.mirror
     return {
         "schema_version": SCHEMA_VERSION,
         "scanseg_version": version("scanseg"),
-        "network": describe_network(plan, configuration, recipe),
+        "network": describe_network(task),
         "configuration": configuration.name,
         "dataset_name": plan.dataset_name,
         "labels": [{"value": label.value, "name": label.name} for label in plan.labels],
@@ -65,8 +64,8 @@ def make_config(
         "orientation": plan.orientation,
         "spacing": list(configuration.spacing),
         "mirror_axes": list(range(configuration.spatial_dims)) if mirrored else [],
-        "fold": fold,
-        "split": {"train": list(split.train), "validation": list(split.validation)},
+        "fold": task.fold,
+        "split": {"train": list(task.split.train), "validation": list(task.split.validation)},
         "weights_sha256": None,
         "best_weights_sha256": None,
         "training": None,

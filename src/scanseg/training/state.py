@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +13,31 @@ from scanseg.training.timetable import Timetable
 Stopped = Literal["", "finished", "early_stop"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes:
+        best_epoch: The epoch whose weights are in best.safetensors, counted from 1; None without validation.
+        pseudo_dice: Its moving average of the pseudo Dice.
+        epochs: Finished epochs.
+        seconds: Time spent in training, over all sessions.
+        stopped: `finished` or `early_stop`.
+        skipped_steps: Steps skipped because of NaN or infinity.
+    """
+
+    best_epoch: int | None
+    pseudo_dice: float | None
+    epochs: int
+    seconds: float
+    stopped: str
+    skipped_steps: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
 
 
 class TrainingState(BaseModel):
@@ -75,3 +101,14 @@ class TrainingState(BaseModel):
             return False
         self.best_ema, self.best_epoch = self.ema, self.epoch
         return True
+
+    def result(self) -> TrainingResult:
+        """Returns the facts that a caller wants to know."""
+        return TrainingResult(
+            best_epoch=self.best_epoch,
+            pseudo_dice=self.best_ema,
+            epochs=self.epoch,
+            seconds=round(self.elapsed_s, 1),
+            stopped=self.stopped,
+            skipped_steps=self.skipped,
+        )

@@ -47,12 +47,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     Args:
         path: Final name; an older file stays whole until the new one is.
         tensors: Any device, any type.
-        facts: JSON values; NaN and infinity are refused (ValueError).
+        facts: JSON values.
+
+    Raises:
+        ValueError: The facts hold NaN or infinity.
+        OSError: The file cannot be written, for example because the disk is full.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = json.dumps({"sha256": _digest(stored, facts), "facts": facts}, allow_nan=False)
     with written_aside(path) as temporary:
-        save_file(stored, temporary, metadata={_KEY: header})
+        try:
+            save_file(stored, temporary, metadata={_KEY: header})
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
