@@ -195,7 +195,7 @@ def test_more_values_than_classes_are_an_error(nuclei: Path) -> None:
 )
 def test_labels_that_make_no_sense_are_refused(nuclei: Path, labels: object, code: str, words: str) -> None:
     describe(nuclei, labels=labels)
-    with pytest.raises(DataError, match="dataset.json") as caught:
+    with pytest.raises(DataError, match=r"dataset\.json") as caught:
         load_dataset(nuclei)
     assert caught.value.code == code
     assert words in caught.value.message

@@ -318,7 +318,10 @@ FAULTS: dict[str, Fault] = {
     "label spacing differs": Fault(
         lambda r: edit_affine(label_of(r, SECOND), lambda a: a.__setitem__((2, 2), a[2, 2] * 1.01)),
         error("E-DATA-GEOMETRY", SECOND),
-        ("spacing 1x1x1,", "spacing 1x1x1.01"),
+        (
+            "image 38x52x33 spacing 1x1x1 mm RAS",
+            "label 38x52x33 spacing 1x1x1.01 mm RAS: the spacings differ.",
+        ),
     ),
     "label origin differs": Fault(
         lambda r: edit_affine(label_of(r, SECOND), lambda a: a.__setitem__((0, 3), a[0, 3] + 3)),
@@ -328,7 +331,7 @@ FAULTS: dict[str, Fault] = {
     "label flipped": Fault(
         lambda r: edit_affine(label_of(r, SECOND), lambda a: a.__setitem__((0, 0), -a[0, 0])),
         error("E-DATA-GEOMETRY", SECOND),
-        ("axis directions differ",),
+        ("1x1x1 mm RAS, label 38x52x33 spacing 1x1x1 mm LAS", "axis directions differ"),
     ),
     # label values
     "unknown label": Fault(

@@ -21,6 +21,12 @@ Part = Literal["training", "unlabelled", "test"]
 LARGEST_INTENSITY = 1e18
 SMALLEST_RANGE = 1e-18
 
+# What a reader offers for one image (a spacing, a value to fill in) is no way to train on it.
+HINTS = {
+    "E-IMAGE-NONFINITE": "Replace these values in the image file, or take the case out of the dataset.",
+    "E-GEOMETRY-MISSING": "Write the geometry of the original scan into the file, or take the case out.",
+}
+
 
 @dataclass(frozen=True)
 class Intensity:
@@ -160,7 +166,7 @@ def _read_images(case: Case, findings: list[Finding]) -> _Images:
         try:
             image = read_image(path)
         except DataError as error:
-            findings.append(Finding(error.code, "error", error.message, hint=error.hint))
+            findings.append(_unreadable(error))
             images.is_whole = False
             continue
         if images.geometry is not None and first is not None:
@@ -169,6 +175,10 @@ def _read_images(case: Case, findings: list[Finding]) -> _Images:
         first = first or path
         images.add(image.array, image.geometry)
     return images
+
+
+def _unreadable(error: DataError) -> Finding:
+    return Finding(error.code, "error", error.message, hint=HINTS.get(error.code, error.hint))
 
 
 def _notes(path: Path, geometry: Geometry) -> Iterator[Finding]:
@@ -182,7 +192,7 @@ def _read_label(path: Path, findings: list[Finding]) -> tuple[dict[int, int], Ge
     try:
         label_map = read_label_map(path)
     except DataError as error:
-        findings.append(Finding(error.code, "error", error.message, hint=error.hint))
+        findings.append(_unreadable(error))
         return None
     findings.extend(_notes(path, label_map.geometry))
     return count_values(label_map.array), label_map.geometry
@@ -213,16 +223,31 @@ def _overlay(image: Geometry, label: Geometry, *, allowed: bool) -> Iterator[Fin
             else "Export the label on the grid of its image; this may be the label of another case.",
         )
     elif differences:
-        close = np.allclose(image.spacing, label.spacing, rtol=1e-2)
-        cause = "The headers may only be rounded. " if close and len(differences) == 1 else ""
+        # Sizes and spacings are said already, x first; the words of same_geometry count from z.
+        words = ["the spacings differ" if "spacings differ" in text else text for text in differences]
         yield Finding(
             "E-DATA-GEOMETRY",
             "warning" if allowed else "error",
-            f"image {in_xyz(image.shape)} spacing {in_xyz(image.spacing)}, label {in_xyz(label.shape)}"
-            f" spacing {in_xyz(label.spacing)}: {'; '.join(differences)}.",
-            hint=f"{cause}Write the image's geometry into the label; if the voxels overlay all the same, use "
-            "--allow-geometry-mismatch.",
+            f"image {_grid(image)}, label {_grid(label)}: {'; '.join(words)}.",
+            hint=f"{_cause(image, label)}Write the image's geometry into the label; if the voxels overlay all"
+            " the same, use --allow-geometry-mismatch.",
         )
+
+
+def _grid(geometry: Geometry) -> str:
+    orientation = orientation_of(geometry)
+    return (
+        f"{in_xyz(geometry.shape)} spacing {in_xyz(geometry.spacing)} {geometry.unit}"
+        f"{f' {orientation}' if orientation else ''}"
+    )
+
+
+def _cause(image: Geometry, label: Geometry) -> str:
+    if orientation_of(image) != orientation_of(label):
+        return "One of them may be mirrored or turned. "
+    if image.spacing != label.spacing and np.allclose(image.spacing, label.spacing, rtol=1e-2):
+        return "The header of one may only be rounded. "
+    return ""
 
 
 def _unknown_values(counts: Mapping[int, int], labels: Sequence[Label]) -> Iterator[Finding]:

@@ -280,7 +280,7 @@ def _same_image(case: CaseFacts, other: CaseFacts) -> Finding:
     return Finding(
         code,
         level,
-        f"its image has exactly the voxels of {shown(other.case_id)}{text}.",
+        f"its image has exactly the voxels of case {shown(other.case_id)}{text}.",
         case_id=shown(case.case_id),
         hint="Remove one of them, or give both the same group in cases.csv.",
     )

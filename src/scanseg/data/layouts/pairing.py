@@ -72,7 +72,7 @@ def one_file_each(
                 Finding(
                     "E-DATA-TWO-FILES",
                     "error",
-                    f"there are two files for {what if not channel else f'channel {channel}'} of this case: "
+                    f"two {what} files{f' for channel {channel}' if channel else ''}, where one is expected: "
                     f"{shown(first.name)} and {shown(path.name)}.",
                     case_id=shown(case_id),
                     hint="Keep the right one and move the other out of the folder.",
