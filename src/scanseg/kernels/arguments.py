@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,29 +12,37 @@ from scanseg.errors import UsageError
 MAX_STATE = 256
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
+# The forward kernel keeps the state before every 16th step for the backward kernel.
+KEPT_EVERY = 16
 
-def check_arguments(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
+
+class Arguments(NamedTuple):
+    """The arguments of the scan, named and shaped as in `scanseg.kernels.selective_scan`."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+
+
+def check_arguments(given: Arguments) -> None:
     """Refuses arguments that the scan is not defined for.
 
     Raises:
-        UsageError: A value is no floating-point tensor, tensors lie on different devices, a shape does not
-            fit that of `u` (batch, dim, length) and `A` (dim, state), a size is zero, or there are more than
-            256 states.
+        UsageError: A value is no floating-point tensor, float64 is mixed with other dtypes, tensors lie on
+            different devices, a shape does not fit that of `u` (batch, dim, length) and `A` (dim, state), a
+            size is zero, or there are more than 256 states.
     """
-    named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    for name, value in named.items():
-        if value is None and name in ("D", "z", "delta_bias"):
-            continue
-        _check_tensor(name, value, u)
+    for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias"):
+        value = getattr(given, name)
+        if value is not None or name in ("u", "delta", "A", "B", "C"):
+            _check_tensor(name, value, given.u)
+    u, A, B = given.u, given.A, given.B
     _check_rank("u", u, 3, "(batch, dim, length)")
     _check_rank("A", A, 2, "(dim, state)")
     batch, dim, length = u.shape
@@ -45,18 +55,15 @@ def check_arguments(
     if groups == 0 or dim % groups:
         raise _refusal("B", f"has {groups} groups, which do not divide dim={dim}", code="E-SCAN-GROUPS")
     _check_shape("A", A, (dim, state), "(dim, state)")
-    _check_shape("delta", delta, (batch, dim, length), "the shape of u")
-    for name, value in (("B", B), ("C", C)):
+    for name, value in (("delta", given.delta), ("z", given.z)):
+        _check_shape(name, value, (batch, dim, length), "the shape of u")
+    for name, value in (("D", given.D), ("delta_bias", given.delta_bias)):
+        _check_shape(name, value, (dim,), "(dim,)")
+    for name, value in (("B", B), ("C", given.C)):
         if value.dim() == 3 and groups == 1:
             _check_shape(name, value, (batch, state, length), "(batch, state, length)")
         else:
             _check_shape(name, value, (batch, groups, state, length), "(batch, groups, state, length)")
-    if z is not None:
-        _check_shape("z", z, (batch, dim, length), "the shape of u")
-    if D is not None:
-        _check_shape("D", D, (dim,), "(dim,)")
-    if delta_bias is not None:
-        _check_shape("delta_bias", delta_bias, (dim,), "(dim,)")
 
 
 def _check_tensor(name: str, value: object, u: object) -> None:
@@ -65,8 +72,13 @@ def _check_tensor(name: str, value: object, u: object) -> None:
     if value.dtype not in FLOATS:
         accepted = ", ".join(str(kind) for kind in FLOATS)
         raise _refusal(name, f"has dtype {value.dtype}; accepted are {accepted}", code="E-SCAN-DTYPE")
-    if isinstance(u, Tensor) and value.device != u.device:
+    if not isinstance(u, Tensor):
+        return
+    if value.device != u.device:
         raise _refusal(name, f"is on {value.device} but u is on {u.device}", code="E-SCAN-DEVICE")
+    if (value.dtype == torch.float64) != (u.dtype == torch.float64):
+        fault = f"has dtype {value.dtype} but u has {u.dtype}; float64 is accepted for all tensors or none"
+        raise _refusal(name, fault, code="E-SCAN-DTYPE")
 
 
 def _check_rank(name: str, value: Tensor, rank: int, meaning: str) -> None:
@@ -74,8 +86,8 @@ def _check_rank(name: str, value: Tensor, rank: int, meaning: str) -> None:
         raise _refusal(name, f"must be {meaning}, got shape {tuple(value.shape)}", code="E-SCAN-SHAPE")
 
 
-def _check_shape(name: str, value: Tensor, expected: tuple[int, ...], meaning: str) -> None:
-    if tuple(value.shape) != expected:
+def _check_shape(name: str, value: Tensor | None, expected: tuple[int, ...], meaning: str) -> None:
+    if value is not None and tuple(value.shape) != expected:
         raise _refusal(
             name, f"must be {meaning} = {expected}, got shape {tuple(value.shape)}", code="E-SCAN-SHAPE"
         )

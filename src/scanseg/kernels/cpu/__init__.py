@@ -1,0 +1,1 @@
+"""The selective scan on processors, compiled by Numba when it is first used. Importing this imports Numba."""

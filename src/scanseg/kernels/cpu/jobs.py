@@ -1,0 +1,89 @@
+"""How a scan is cut into jobs, and what every job needs: sizes, inputs, packed parameters.
+
+A job is one batch element, one group, and a run of blocks of LANES channels: B and C of a tile are loaded
+once for the whole run, and their gradients leave the job already summed over its channels. The cut depends on
+the sizes only, never on the number of threads, so that the result does not either.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scanseg.kernels.cpu.functions import LOG2_E
+from scanseg.kernels.cpu.simd import F32, LANES, inlined, outlined, read
+from scanseg.kernels.cpu.tiles import Grouped, Strided
+
+
+class Sizes(NamedTuple):
+    """The sizes of a scan, and `run`, the number of channel blocks per job."""
+
+    batch: int
+    dim: int
+    length: int
+    groups: int
+    states: int
+    run: int
+
+
+class Inputs(NamedTuple):
+    """What is scanned. A, D and bias are addresses of contiguous float32 arrays; 0 means absent."""
+
+    u: Strided
+    delta: Strided
+    z: Strided
+    B: Grouped
+    C: Grouped
+    A: int
+    D: int
+    bias: int
+    softplus: int
+
+
+class Place(NamedTuple):
+    """Where a job works: its batch element, group, part of the group, and channels [first, last)."""
+
+    batch: int
+    group: int
+    part: int
+    first: int
+    last: int
+
+
+def runs_per_group(sizes: Sizes) -> int:
+    """Returns the number of jobs that share a batch element and a group."""
+    blocks = -(-(sizes.dim // sizes.groups) // LANES)
+    return -(-blocks // sizes.run)
+
+
+@inlined
+def place_of(job: int, sizes: Sizes) -> Place:
+    """Returns where job number `job` works."""
+    channels = sizes.dim // sizes.groups
+    blocks = (channels + LANES - 1) // LANES
+    runs = (blocks + sizes.run - 1) // sizes.run
+    group = job // runs % sizes.groups
+    start = group * channels
+    first = start + job % runs * sizes.run * LANES
+    last = min(first + sizes.run * LANES, start + channels)
+    return Place(job // (runs * sizes.groups), group, job % runs, first, last)
+
+
+@outlined
+def pack_parameters(place: Place, sizes: Sizes, inputs: Inputs, rates: Any, skip: Any, bias: Any) -> None:
+    """Fills rates[(block * states + n) * LANES + c] with A * log2(e), and skip and bias; absent is 0."""
+    states = sizes.states
+    rates[:] = F32(0.0)
+    skip[:] = F32(0.0)
+    bias[:] = F32(0.0)
+    for channel in range(place.last - place.first):
+        d = place.first + channel
+        block, c = channel // LANES, channel % LANES
+        for n in range(states):
+            rate = read(inputs.A + 4 * (d * states + n), np.float32)
+            rates[(block * states + n) * LANES + c] = rate * LOG2_E
+        if inputs.D:
+            skip[channel] = read(inputs.D + 4 * d, np.float32)
+        if inputs.bias:
+            bias[channel] = read(inputs.bias + 4 * d, np.float32)
