@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from scanseg.data.dataset import Dataset, load_dataset
 from scanseg.nnunet.fingerprint import make_fingerprint
@@ -127,6 +128,15 @@ class Stock:
         )
 
 
+def without_palette(path: Path, folder: Path) -> Path:
+    """nnU-Net's reader takes the colours of a palette for the labels."""
+    if path.suffix != ".png":
+        return path
+    with Image.open(path) as image:
+        Image.fromarray(np.asarray(image)).save(folder / path.name)
+    return folder / path.name
+
+
 @pytest.fixture
 def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns a function that gives a dataset to stock nnU-Net in a workspace of its own."""
@@ -137,7 +147,10 @@ def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             (tmp_path / variable).mkdir(exist_ok=True)
             monkeypatch.setenv(f"nnUNet_{variable}", str(tmp_path / variable))
         files = {
-            case.case_id: {"images": [str(path) for path in case.images], "label": str(case.label)}
+            case.case_id: {
+                "images": [str(path) for path in case.images],
+                "label": str(without_palette(case.label, tmp_path)),
+            }
             for case in dataset.cases
         }
         description = {

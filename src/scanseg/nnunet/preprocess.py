@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -65,7 +66,9 @@ def preprocess_case(
     seg = None if label is None else as_volume(np.asarray(label, np.int16)[None], spacing[-label.ndim :])[0]
     spacing = _without_vanishing_axes(data, spacing, plan, plan.configuration(configuration))
     plans, stock, description = managers(plan, configuration)
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        # An empty image has no mean; the values are checked below.
+        warnings.simplefilter("ignore", RuntimeWarning)
         data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
             data, seg, {"spacing": list(spacing)}, plans, stock, description
         )

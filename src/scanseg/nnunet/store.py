@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ class PreprocessedStore:
             )
             with np.load(f"{stem}.npz", allow_pickle=False) as archive:
                 locations = {int(name): archive[name] for name in archive.files}
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"The preprocessed files of case {case_id} cannot be read ({error}).",
                 code="E-STORE-DAMAGED",
