@@ -207,7 +207,7 @@ def _write_summaries(output: Path, cases: Sequence[ImageCase], result: CohortRes
             found = read_json(marker)
             statistics[case.case_id] = {
                 "mask": found["mask"],
-                "labels": found["statistics"],
+                **found["statistics"],
                 "notes": found["notes"],
                 "seconds": found["seconds"],
             }

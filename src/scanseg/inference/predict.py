@@ -124,6 +124,12 @@ class Model:
         return tuple(member.config["weights_sha256"] for member in self._members)
 
     @property
+    def citation(self) -> str:
+        """What to cite for the training data, empty if the dataset names nothing."""
+        path = self.folders[0] / "dataset.json"
+        return str(read_json(path).get("citation", "")) if path.is_file() else ""
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """The classes, background first."""
         return tuple(Label(entry["value"], entry["name"]) for entry in self.config["labels"])
@@ -168,6 +174,8 @@ class Model:
             paths = [Path(image)] if isinstance(image, str | Path) else [Path(item) for item in image]
             image = read_channels(paths, nan_fill=nan_fill, spacing=spacing)
         notes = self._check_image(image)
+        if mirror and not self.config["mirror_axes"]:
+            notes.append("The network was trained without mirroring, so none was averaged over.")
         with self._lock, _torch_threads(self.threads):
             return self._predict(image, notes, probabilities, mirror, step_size, report)
 
@@ -183,21 +191,7 @@ class Model:
         first = self._members[0]
         turned = reorient_image(image, first.plan.orientation)
         case = preprocess_case(turned, None, first.plan, first.configuration)
-        logits = None
-        for member in self._members:
-            found = predict_logits(
-                member.network,
-                _as_tensor(case.data),
-                member.configuration,
-                device=self.device,
-                mirror=mirror,
-                mirror_axes=member.config.get("mirror_axes"),
-                step_size=step_size,
-                report=report,
-            )
-            logits = found if logits is None else logits.add_(found)
-        if len(self._members) > 1:
-            logits.div_(len(self._members))
+        logits = self._logits(_as_tensor(case.data), mirror, step_size, report)
         indices, chances = logits_to_label_map(
             logits, case.properties, first.plan, first.configuration, probabilities=probabilities
         )
@@ -207,6 +201,25 @@ class Model:
         if chances is not None:
             chances = reorient_array_back(np.asarray(chances), image.geometry, first.plan.orientation)
         return Prediction(mask, self.labels, image.geometry, chances, tuple(notes))
+
+    def _logits(self, data: torch.Tensor, mirror: bool, step_size: float, report: Report) -> torch.Tensor:
+        """Returns the mean of the members' logits."""
+        total = None
+        for member in self._members:
+            logits = predict_logits(
+                member.network,
+                data,
+                member.configuration,
+                device=self.device,
+                mirror=mirror,
+                mirror_axes=member.config["mirror_axes"],
+                step_size=step_size,
+                report=report,
+            )
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise ModelError("The model has no members.", code="E-MODEL-EMPTY")
+        return total.div_(len(self._members)) if len(self._members) > 1 else total
 
     def _check_image(self, image: Image) -> list[str]:
         expected = len(self.channel_names)

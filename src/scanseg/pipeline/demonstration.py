@@ -93,7 +93,7 @@ def demo(
         run,
         write_report(run),
         len(dataset.test_cases),
-        summary["overall"]["dice"]["mean"],
+        summary["mean"]["dice"]["mean"],
         summary,
         time.perf_counter() - started_s,
         dataset.citation,

@@ -80,7 +80,7 @@ def predict(
         fail_fast=fail_fast,
         report=report,
     )
-    return dataclasses.replace(result, citation=loaded.config.get("citation", ""))
+    return dataclasses.replace(result, citation=loaded.citation)
 
 
 def _refuse_overwriting_images(cases: Sequence[ImageCase], output: Path) -> None:

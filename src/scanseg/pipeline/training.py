@@ -15,7 +15,8 @@ from typing import Any
 from scanseg.data.splits import Split, make_splits
 from scanseg.devices import resolve_device, usable_cores
 from scanseg.errors import UsageError
-from scanseg.evaluation.evaluate import evaluate_folder
+from scanseg.evaluation.evaluate import evaluate_pairs
+from scanseg.evaluation.pairing import Pair
 from scanseg.files import read_json, write_json
 from scanseg.inference.cases import ImageCase, mask_suffix
 from scanseg.inference.cohort import predict_cohort
@@ -111,8 +112,7 @@ def train(
     folder = Path(run)
     chosen = _recipe(recipe, changes or {}, network_options or {})
     resolve_device(device)
-    if restart and folder.is_dir():
-        _erase(folder)
+    _require_run_folder(folder, restart=restart)
     require_writable(folder)
     work = open_workspace(
         Path(data),
@@ -133,6 +133,7 @@ def train(
     )
     name = plan.configuration(configuration).name
     splits = choose_splits(work.dataset.cases, fold)
+    _note_command(folder, fold)
     store = work.store(plan, name)
     preprocess_dataset(work.dataset, plan, name, store, report=report)
     outcome = TrainOutcome(folder)
@@ -158,7 +159,7 @@ def train(
         _write_machine(part, started_s, device, threads)
         write_report(part)
     if len(splits) > 1:
-        outcome.summary = _gather_folds(folder, work, list(splits), validate)
+        outcome.summary = _gather_folds(folder, work, list(splits), validate, report)
     outcome.seconds = time.perf_counter() - started_s
     return outcome
 
@@ -197,21 +198,28 @@ def choose_splits(cases: Sequence[Case], fold: int | str) -> dict[int | str, Spl
     return {int(fold): splits[int(fold)]}
 
 
-def _erase(folder: Path) -> None:
-    made_by_us = (folder / "recipe.toml").exists() or any(folder.glob("fold_*/recipe.toml"))
-    if not made_by_us and any(folder.iterdir()):
+def _require_run_folder(folder: Path, *, restart: bool) -> None:
+    """Makes sure that `folder` is new, empty or an earlier run, and erases an earlier run if asked to."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.json").is_file()):
         raise UsageError(
-            f"{folder} is not a run, so --restart does not erase it.",
+            f"{folder} exists and is not a run, so nothing is written to it.",
             code="E-RUN-FOREIGN",
-            hint="Choose another folder with -o.",
+            hint="Choose a new folder with -o.",
         )
-    shutil.rmtree(folder)
+    if restart:
+        shutil.rmtree(folder)
 
 
 def _write_facts(run: Path, work: Workspace, *, fold: int | str) -> None:
     work.dataset.to_json(run / "dataset.json")
     write_json(run / "check.json", work.check)
     write_json(run / "fingerprint.json", work.fingerprint)
+    _note_command(run, fold)
+
+
+def _note_command(run: Path, fold: int | str) -> None:
     if not (run / "run.json").is_file():
         write_json(run / "run.json", {"schema_version": 1, "fold": fold, "command": command_line()})
 
@@ -258,16 +266,11 @@ def measure_cases(
         ImageCase(case.case_id, case.images, f"{case.case_id}{mask_suffix(case.images[0])}") for case in cases
     ]
     result = predict_cohort(model, jobs, folder, preview=False, stage=stage, report=report)
-    evaluation = evaluate_folder(
-        {
-            job.case_id: folder / job.mask_name
-            for job in jobs
-            if job.case_id not in failed_ids(result.failures)
-        },
-        {case.case_id: case.label for case in cases if case.label is not None},
-        labels=model.labels,
-        groups={case.case_id: case.group for case in cases if case.group} or None,
-        report=report,
+    masks = {
+        job.case_id: folder / job.mask_name for job in jobs if job.case_id not in failed_ids(result.failures)
+    }
+    evaluation = evaluate_pairs(
+        _pairs(cases, masks), labels=model.labels, groups=_groups(cases), report=report
     )
     evaluation.save(folder)
     for case, job in zip(cases, jobs, strict=True):
@@ -283,8 +286,18 @@ def failed_ids(failures: Sequence[Any]) -> set[str]:
     return {finding.case_id for finding in failures}
 
 
+def _pairs(cases: Sequence[Case], masks: Mapping[str, Path]) -> list[Pair]:
+    return [
+        Pair(case.case_id, case.label, masks.get(case.case_id)) for case in cases if case.label is not None
+    ]
+
+
+def _groups(cases: Sequence[Case]) -> dict[str, str] | None:
+    return {case.case_id: case.group for case in cases if case.group} or None
+
+
 def _gather_folds(
-    run: Path, work: Workspace, folds: Sequence[int | str], validate: bool
+    run: Path, work: Workspace, folds: Sequence[int | str], validate: bool, report: Report
 ) -> dict[str, Any] | None:
     write_json(run / "run.json", {"schema_version": 1, "folds": list(folds), "command": command_line()})
     if not validate:
@@ -302,11 +315,8 @@ def _gather_folds(
             }
         )
     cases = work.dataset.cases
-    evaluation = evaluate_folder(
-        masks,
-        {case.case_id: case.label for case in cases if case.label is not None},
-        labels=work.dataset.labels,
-        groups={case.case_id: case.group for case in cases if case.group} or None,
+    evaluation = evaluate_pairs(
+        _pairs(cases, masks), labels=work.dataset.labels, groups=_groups(cases), report=report
     )
     evaluation.save(run / "validation")
     return evaluation.summary

@@ -30,7 +30,8 @@ class Workspace:
     @property
     def orientation(self) -> str | None:
         """Axis codes that all images are turned to; None where images carry no orientation."""
-        return self.check["orientation"]
+        orientation: str | None = self.check["orientation"]
+        return orientation
 
     def store(self, plan: Plan, configuration: str) -> Path:
         """Returns the folder of the images prepared for a configuration of a plan."""
