@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from scanseg.data import CheckResult, check_dataset, load_dataset
-from scanseg.errors import DatasetError
+from scanseg.data import CheckResult, Dataset, check_dataset, load_dataset
+from scanseg.errors import DatasetError, Error
 
 pytestmark = pytest.mark.faults
 
@@ -491,6 +491,60 @@ def test_all_faults_of_a_dataset_are_listed_at_once(dataset: Path) -> None:
         assert code in str(caught.value)
     assert "4 errors" in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+TOKENS = (
+    b"null",
+    b"[]",
+    b"{}",
+    b'"',
+    b"\0",
+    b"\\u0000",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b",",
+    b"\n",
+    b"\xff",
+    b"../",
+    b"\\ud800",
+)
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    changed = bytearray(content)
+    for _ in range(random.integers(1, 4)):
+        place = int(random.integers(len(changed)))
+        match int(random.integers(3)):
+            case 0:
+                changed[place] = int(random.integers(256))
+            case 1:
+                changed[place:place] = TOKENS[random.integers(len(TOKENS))]
+            case 2:
+                del changed[place : place + int(random.integers(1, 30))]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "cases.csv", "own.json"])
+def test_damaged_descriptions_are_refused_or_survive_being_saved(dataset: Path, name: str) -> None:
+    """Whatever is in the tables: an error of ours, or a dataset that JSON gives back unchanged."""
+    seed = 6
+    random = np.random.default_rng(seed)
+    load_dataset(dataset).to_json(dataset / "own.json")
+    file = dataset / name
+    sound = file.read_bytes()
+    outcomes = Counter[bool]()
+    for _ in range(150):
+        file.write_bytes(mutated(sound, random))
+        try:
+            found = load_dataset(file if name == "own.json" else dataset)
+            found.to_json(dataset / "saved.json")
+        except Error:
+            outcomes[False] += 1
+            continue
+        assert Dataset.from_json(dataset / "saved.json") == found
+        outcomes[True] += 1
+    assert outcomes[True] > 5
 
 
 def test_every_case_of_a_repeated_fault_is_named(dataset: Path) -> None:

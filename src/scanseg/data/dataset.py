@@ -219,7 +219,7 @@ def _from_document(document: Any, path: Path) -> Dataset:
     try:
         metadata = read_metadata(Source(folder, document, path))
         return Dataset(
-            root=Path(os.path.normpath(folder / document["root"])),
+            root=folder / document["root"],
             name=metadata.name,
             layout=document["layout"],
             channel_names=metadata.channel_names,
@@ -255,7 +255,7 @@ def _parsed_finding(entry: dict[str, Any]) -> Finding:
 
 
 def _portable(path: Path, folder: Path) -> str:
-    absolute = Path(os.path.abspath(path))
+    absolute = path if path.is_absolute() else Path(os.path.abspath(path))
     return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else str(absolute)
 
 

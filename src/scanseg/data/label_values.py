@@ -18,7 +18,7 @@ def label_map_to_indices(label_map: Array, labels: Sequence[Label]) -> Array:
     """Returns class indices for a label map of dataset values.
 
     Args:
-        label_map: Integers, any shape.
+        label_map: Integers or booleans, any shape.
         labels: The classes of the dataset; class i has the value `labels[i].value`.
 
     Returns:
@@ -33,19 +33,36 @@ def label_map_to_indices(label_map: Array, labels: Sequence[Label]) -> Array:
         >>> label_map_to_indices(np.array([0, 255, 255]), labels)
         array([0, 1, 1], dtype=uint8)
     """
-    values = np.array([label.value for label in labels], dtype=np.int64)
-    order = np.argsort(values)
-    places = np.minimum(np.searchsorted(values, label_map, sorter=order), len(values) - 1)
-    indices = order.astype(np.uint8 if len(values) <= 256 else np.int16)[places]
-    unknown = np.unique(label_map[values[indices] != label_map])
-    if unknown.size:
+    values = [label.value for label in labels]
+    label_map = label_map.astype(np.uint8) if label_map.dtype == bool else label_map
+    find = _find_dense if max(values) < DENSE else _find_sparse
+    indices = find(label_map, values)
+    if indices.size and indices.min() < 0:
+        unknown = [str(value) for value in np.unique(label_map[indices < 0])]
         raise DataError(
-            f"The label map holds values that belong to no class: {listed([str(v) for v in unknown])};"
-            f" known are {listed([str(v) for v in values], most=20)}.",
+            f"The label map holds values that belong to no class: {listed(unknown)};"
+            f" known are {listed([str(value) for value in values], most=20)}.",
             code="E-DATA-LABEL-UNKNOWN",
             hint="Check it with `scanseg dataset check DATA`.",
         )
+    return indices.astype(np.uint8) if len(values) <= 256 else indices
+
+
+def _find_dense(label_map: Array, values: Sequence[int]) -> Array:
+    """Returns the place in `values` of each element, int16, -1 where it has none; by a table."""
+    table = np.full(max(values) + 1, -1, dtype=np.int16)
+    table[list(values)] = np.arange(len(values))
+    outside = (label_map < 0) | (label_map >= len(table))
+    indices = np.asarray(table[np.where(outside, 0, label_map)])
+    indices[outside] = -1
     return indices
+
+
+def _find_sparse(label_map: Array, values: Sequence[int]) -> Array:
+    """Does the same by search, for values too large for a table."""
+    ordered, order = np.sort(values), np.argsort(values).astype(np.int16)
+    places = np.minimum(np.searchsorted(ordered, label_map), len(values) - 1)
+    return np.where(ordered[places] == label_map, order[places], np.int16(-1))
 
 
 def count_values(label_map: Array) -> dict[int, int]:

@@ -37,14 +37,14 @@ def read_metadata(source: Source) -> Metadata:
     """
     document, path = source.document, source.document_path
     if document is None or path is None:
-        return Metadata(name=source.root.resolve().name)
+        return Metadata(name=source.root.name)
     facts = {}
     for fact, keys in FACTS.items():
         texts = [document[key] for key in keys if isinstance(document.get(key), str)]
         facts[fact] = texts[0] if texts else ""
     name = document.get("name")
     return Metadata(
-        name=name if isinstance(name, str) and name else source.root.resolve().name,
+        name=name if isinstance(name, str) and name else source.root.name,
         channel_names=_channel_names(document, path),
         labels=parse_labels(document["labels"], path) if "labels" in document else (),
         facts=facts,

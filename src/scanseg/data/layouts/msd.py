@@ -1,5 +1,6 @@
 """Layout of the Medical Segmentation Decathlon: `dataset.json` lists pairs of image and label."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,11 @@ def _list_error(source: Source, part: str, what: str) -> DataError:
 
 def _unlisted(cases: list[Case]) -> list[Finding]:
     """Returns a finding for each folder with images that the list leaves out."""
-    known = {path.resolve() for case in cases for path in (*case.images, case.label) if path is not None}
+    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    known = {Path(os.path.abspath(path)) for path in files}
     findings: list[Finding] = []
     for folder in sorted({path.parent for path in known}):
-        extra = [path.name for path in list_images(folder, findings) if path.resolve() not in known]
+        extra = [path.name for path in list_images(folder, findings) if path not in known]
         if extra:
             findings.append(_unlisted_finding(folder, extra))
     return findings
