@@ -1,5 +1,8 @@
 """A tiny training on real images: eight hippocampus volumes, small patches, a few features."""
 
+import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from scanseg.data.splits import Split
 from scanseg.nnunet.fingerprint import make_fingerprint
 from scanseg.nnunet.plan import Plan, make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
+from scanseg.training import weights
 from scanseg.training.recipe import Recipe
 from scanseg.training.task import Task
 
@@ -77,3 +81,37 @@ def prepared(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepa
 @pytest.fixture(scope="session")
 def prepared_2d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(demo_data, tmp_path_factory.mktemp("store_2d"), "2d")
+
+
+@pytest.fixture
+def file_steps(monkeypatch: pytest.MonkeyPatch):
+    """Gives a context that calls a function with its name before every operation that changes files."""
+
+    @contextmanager
+    def watched(act):
+        watching = True
+
+        def wrap(name: str, original):
+            def call(*args, **kwargs):
+                nonlocal watching
+                if watching:
+                    watching = False
+                    try:
+                        act(name)
+                    finally:
+                        watching = True
+                return original(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", wrap("fsync", os.fsync))
+            patch.setattr(os, "replace", wrap("replace", os.replace))
+            patch.setattr(os, "chmod", wrap("chmod", os.chmod))
+            patch.setattr(Path, "unlink", wrap("unlink", Path.unlink))
+            patch.setattr(tempfile, "mkstemp", wrap("mkstemp", tempfile.mkstemp))
+            patch.setattr(weights, "save_file", wrap("save_file", weights.save_file))
+            patch.setattr(Path, "write_bytes", wrap("write_bytes", Path.write_bytes))
+            yield
+
+    return watched

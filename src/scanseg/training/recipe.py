@@ -97,12 +97,15 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         """Refuses unknown networks, losses, optimisers and schedules, and options they do not have."""
+        import torch
         from torch import nn
 
         from scanseg.networks import NETWORKS
 
         NETWORKS[self.network]
-        self.create_optimizer(nn.Linear(1, 1), self.create_loss(batch_dice=False))
+        # A parameter for the optimiser to be made with; a layer would draw from the global random state.
+        learner = nn.ParameterList([nn.Parameter(torch.zeros(1))])
+        self.create_optimizer(learner, self.create_loss(batch_dice=False))
         self.create_schedule()
         return self
 

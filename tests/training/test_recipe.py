@@ -1,0 +1,108 @@
+"""Recipes: presets, files, and what they refuse."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from scanseg.errors import UsageError
+from scanseg.training.recipe import Recipe, presets
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_survives_a_file(name, tmp_path):
+    recipe = Recipe.load(name)
+    recipe.save(tmp_path / "recipe.toml")
+    assert Recipe.load(tmp_path / "recipe.toml") == recipe
+
+
+def test_the_default_is_nnunets_recipe():
+    recipe = Recipe.load("nnunet")
+    assert recipe == Recipe()
+    facts = (recipe.epochs, recipe.iterations_per_epoch, recipe.validation_iterations, recipe.clip_norm)
+    assert facts == (1000, 250, 50, 12.0)
+    optimizer = recipe.create_optimizer(nn.Linear(1, 1), nn.Identity())
+    assert isinstance(optimizer, torch.optim.SGD)
+    group = optimizer.param_groups[0]
+    wanted = {"lr": 1e-2, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True}
+    assert {key: group[key] for key in wanted} == wanted
+
+
+def test_the_preset_file_of_nnunet_names_every_field():
+    import scanseg.training
+
+    text = (Path(scanseg.training.__file__).parent / "presets" / "nnunet.toml").read_text()
+    without_value = {"minutes", "early_stop", "batch_size", "patch_size"}
+    assert set(tomllib.loads(text)) == set(Recipe.model_fields) - without_value
+
+
+def test_all_fields_survive_a_file(tmp_path):
+    recipe = Recipe(
+        network="umamba_enc",
+        network_options={"base_features": 8},
+        optimizer="adamw",
+        optimizer_options={"beta2": 0.99},
+        loss_options={"weight_ce": 0.5},
+        minutes=2.5,
+        early_stop=7,
+        batch_size=3,
+        patch_size=(8, 16, 24),
+    )
+    recipe.save(tmp_path / "mine.toml")
+    assert Recipe.load(str(tmp_path / "mine.toml")) == recipe
+
+
+def test_options_reach_what_they_are_for():
+    recipe = Recipe(
+        optimizer="adam",
+        optimizer_options={"beta1": 0.5},
+        loss_options={"weight_ce": 2.0},
+        schedule="cosine",
+        schedule_options={"minimum": 0.001},
+    )
+    assert recipe.create_optimizer(nn.Linear(1, 1), nn.Identity()).defaults["betas"] == (0.5, 0.999)
+    assert recipe.create_loss(batch_dice=True).loss.weight_ce == 2.0
+    assert recipe.create_schedule()(1.0) == pytest.approx(0.001)
+
+
+WRONG = [
+    ({"learning_rte": 1}, r"no field 'learning_rte'. Did you mean learning_rate\? Known: network, "),
+    ({"learning_rate": 0}, r"learning_rate .*greater than 0, got 0"),
+    ({"learning_rate": float("nan")}, r"learning_rate .*finite"),
+    ({"precision": "fp16"}, r"precision .*'fp32' or 'bf16', got 'fp16'"),
+    ({"epochs": 0}, r"epochs .*greater than or equal to 1"),
+    ({"epochs": "many"}, r"epochs .*valid integer"),
+    ({"patch_size": [1]}, r"patch_size .*at least 2 items"),
+    ({"network": "umamba_bott"}, r"Unknown network 'umamba_bott'. Did you mean umamba_bot"),
+    ({"loss": "dice"}, r"Unknown loss 'dice'. .*Known: dice_ce"),
+    ({"optimizer": "sam"}, r"Unknown optimizer 'sam'"),
+    ({"schedule": "step"}, r"Unknown schedule 'step'"),
+    ({"loss_options": {"gamma": 2}}, r"'dice_ce' has no option 'gamma'.*Accepted: weight_dice"),
+    ({"optimizer_options": {"rho": 2}}, r"'sgd' has no option 'rho'"),
+    ({"schedule_options": {"steps": 2}}, r"'poly' has no option 'steps'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG, ids=[str(fields) for fields, _ in WRONG])
+def test_what_is_refused(fields, message):
+    with pytest.raises(UsageError, match=message):
+        Recipe(**fields)
+    with pytest.raises(UsageError, match=message):
+        Recipe().changed(**fields)
+
+
+def test_files_that_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"Unknown recipe 'nnunett'. Did you mean nnunet\?"):
+        Recipe.load("nnunett")
+    with pytest.raises(UsageError, match=r"cannot be read"):
+        Recipe.load(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(UsageError, match=r"bad.toml is not valid TOML"):
+        Recipe.load(tmp_path / "bad.toml")
+
+
+def test_recipes_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().epochs = 3
