@@ -27,7 +27,7 @@ RUN_FILES = {
 
 
 def test_a_run_folder_is_complete(run_3d: Path) -> None:
-    assert RUN_FILES <= {path.name for path in run_3d.iterdir()}
+    assert {path.name for path in run_3d.iterdir()} >= RUN_FILES
     assert not list(run_3d.rglob("*.tmp*"))
     assert not list(run_3d.rglob("*.pkl")) + list(run_3d.rglob("*.pth"))
 

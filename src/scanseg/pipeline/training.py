@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scanseg.data.splits import Split, make_splits
+from scanseg.data.splits import Split, make_all_split, make_splits
 from scanseg.devices import resolve_device, usable_cores
 from scanseg.errors import UsageError
 from scanseg.evaluation.evaluate import evaluate_pairs
@@ -183,9 +183,8 @@ def choose_splits(cases: Sequence[Case], fold: int | str) -> dict[int | str, Spl
     Raises:
         UsageError: There is no such fold.
     """
-    every = tuple(case.case_id for case in cases)
     if str(fold) == "all":
-        return {"all": Split(every, every)}
+        return {"all": make_all_split(cases)}
     splits = make_splits(cases)
     if str(fold) == "cv":
         return dict(enumerate(splits))
