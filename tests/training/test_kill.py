@@ -1,0 +1,121 @@
+"""Killed at any moment, a training continues and ends with the same bits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scanseg.errors import TrainingError
+from scanseg.files import sha256
+from scanseg.training.loop import train_network
+
+KILLS = int(os.environ.get("SCANSEG_KILLS", "8"))
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(60 + 3 * KILLS)]
+
+
+def outcome(run: Path) -> tuple[str, str, int]:
+    """Returns the hashes of both weights and the number of metrics lines."""
+    count = len((run / "metrics.jsonl").read_text().splitlines())
+    return sha256(run / "model.safetensors"), sha256(run / "best.safetensors"), count
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_random_kills(prepared, tmp_path):
+    changes = {"epochs": 6, "iterations_per_epoch": 3, "validation_iterations": 1}
+    train_network(**prepared.arguments(run_folder=tmp_path / "undisturbed", **changes))
+    prepared.recipe.changed(**changes).save(tmp_path / "recipe.toml")
+    prepared.plan.save(tmp_path / "plan.json")
+    order = {
+        "plan": str(tmp_path / "plan.json"),
+        "configuration": prepared.configuration,
+        "store": str(prepared.store),
+        "run": str(tmp_path / "killed"),
+        "split": {"train": prepared.split.train, "validation": prepared.split.validation},
+        "recipe": str(tmp_path / "recipe.toml"),
+        "kills": KILLS,
+        "seed": 1,
+    }
+    script = Path(__file__).with_name("killer.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [sys.executable, str(script), json.dumps(order)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert result["status"] == 0, finished.stderr
+    assert result["kills"], "the training was over before it was killed"
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
+
+
+class Snapshots:
+    """Copies a folder before every operation on its files: what a kill at that moment would leave."""
+
+    def __init__(self, run: Path, folder: Path) -> None:
+        self.run, self.folder, self.count = run, folder, 0
+        self.seen: set[tuple] = set()
+
+    def __call__(self, operation: str) -> None:
+        content = tuple(
+            sorted(
+                (str(path.relative_to(self.run)), sha256(path))
+                for path in self.run.rglob("*")
+                if path.is_file() and not path.name.startswith(".")
+            )
+        )
+        if content not in self.seen:
+            self.seen.add(content)
+            shutil.copytree(self.run, self.folder / f"{len(self.seen):03d}", symlinks=True)
+        self.count += 1
+
+
+def test_a_kill_before_every_file_operation(prepared, tmp_path, file_steps):
+    """Enumerated, not random: every state that a kill can leave between two file operations is continued."""
+    changes = {"epochs": 2, "iterations_per_epoch": 2, "validation_iterations": 1}
+    snapshots = Snapshots(tmp_path / "run", tmp_path / "states")
+    with file_steps(snapshots):
+        train_network(**prepared.arguments(run_folder=tmp_path / "run", **changes))
+    states = sorted((tmp_path / "states").iterdir())
+    assert snapshots.count > 40
+    assert len(states) > 10
+    for state in states:
+        (state / "checkpoint").mkdir(exist_ok=True)
+        (state / "checkpoint" / ".tmpHalf").write_bytes(b"half a file")
+        train_network(**prepared.arguments(run_folder=state, **changes))
+        assert outcome(state) == outcome(tmp_path / "run"), state.name
+        assert not list(state.rglob(".tmp*"))
+
+
+class FullDisk:
+    """Fails every file operation from a number on."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, operation: str) -> None:
+        self.left -= 1
+        if self.left < 0 and operation != "unlink":
+            raise OSError(28, os.strerror(28))
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_afterwards(prepared, tmp_path, file_steps):
+    changes = {"epochs": 2, "iterations_per_epoch": 1, "validation_iterations": 1}
+    train_network(**prepared.arguments(run_folder=tmp_path / "undisturbed", **changes))
+    failures = 0
+    for number in range(0, 200, 6):
+        try:
+            with file_steps(FullDisk(number)):
+                train_network(**prepared.arguments(run_folder=tmp_path / "run", **changes))
+            break
+        except TrainingError as error:
+            assert (error.code, "No space left on device" in error.message) == ("E-RUN-FILE", True)
+            failures += 1
+    assert failures > 5
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")
