@@ -270,6 +270,8 @@ def _write(
 def _verify(path: Path, array: Array, geometry: Geometry, written: Path) -> None:
     unplaced = geometry.affine is None and geometry.unit == "mm"
     copy = read_label_map(written, limits=_NO_LIMITS, spacing=geometry.spacing if unplaced else None)
+    if copy.geometry.format == "tiff" and array.shape == (1, *copy.array.shape):
+        array, geometry = array[0], copy.geometry  # one page is a picture
     differences = same_geometry(copy.geometry, geometry)
     if not np.array_equal(copy.array, array):
         differences.append("voxels differ")

@@ -207,9 +207,13 @@ def _placed(kept: Mapping[str, str], axes: int, fields: TextHeader) -> tuple[Arr
     spacing = tuple(sizes[::-1])
     if matrix is None or axes == 2:
         return None, spacing
-    affine = np.eye(4)
     # the numbers of one axis stand together
-    affine[:3, :3] = np.reshape(numbers(kept[matrix].split(), 9, fields, matrix), (3, 3)).T * sizes
+    axes_xyz = np.reshape(numbers(kept[matrix].split(), 9, fields, matrix), (3, 3))
+    lengths = np.linalg.norm(axes_xyz, axis=1)
+    if np.abs(lengths - 1).max() > 1e-2:
+        raise fields.fault(f"the axes in {matrix} have the lengths {lengths}; accepted is 1")
+    affine = np.eye(4)
+    affine[:3, :3] = axes_xyz.T * sizes
     if origin is not None:
         affine[:3, 3] = numbers(kept[origin].split(), 3, fields, origin)
     affine[:2] *= -1

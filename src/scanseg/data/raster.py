@@ -54,7 +54,9 @@ def open_png(path: Path, limits: Limits, spacing: Spacing | None = None) -> Open
         raise refused(path, f"this is no PNG picture{looks_like(start)}", code="E-PNG-MAGIC")
     if len(start) < 33 or start[8:16] != b"\x00\x00\x00\rIHDR":
         raise _damaged(path, "its header is missing or cut")
-    width, height, depth, colour, _, _, _ = struct.unpack(">2I5B", start[16:29])
+    width, height, depth, colour, *methods = struct.unpack(">2I5B", start[16:29])
+    if methods not in ([0, 0, 0], [0, 0, 1]):
+        raise _damaged(path, f"its methods {methods} are unknown")
     if width < 1 or height < 1 or depth not in _PNG_TYPES.get(colour, (0, ()))[1]:
         raise _damaged(
             path, f"the header claims {width} x {height} pixels of colour type {colour}, {depth} bits"
@@ -162,12 +164,16 @@ def _needed_chunks(path: Path) -> bytes:
         if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
             raise _damaged(path, f"the checksum of a part ({kind!r}) is wrong")
         if kind in _PNG_NEEDED:
+            if kind != b"IDAT" and kind in (part[4:8] for part in kept):
+                raise _damaged(path, f"its part {kind!r} stands there twice")
             kept.append(chunk)
         elif not kind[0] & 0x20:
             raise _damaged(path, f"it has a part {kind!r} that must be understood and is unknown")
         position += 12 + length
     if position != len(data):
         raise refused(path, "bytes follow the end of the PNG", code="E-FILE-TRAILING", hint=_COPY)
+    if kept[1][17] & 3 == 3 and kept[2][4:8] != b"PLTE":
+        raise _damaged(path, "its palette is missing")
     _check_pixels(path, kept)
     return b"".join(kept)
 

@@ -126,7 +126,7 @@ class LabelSink:
         if values.dtype.kind in "if":
             faulty |= self._count("E-LABEL-NEGATIVE", values, (values < 0) & ~faulty)
         if values.dtype.kind == "f" or np.iinfo(values.dtype).max > _LARGEST_LABEL:
-            faulty |= self._count("E-LABEL-RANGE", values, (values > _LARGEST_LABEL) & ~faulty)
+            faulty |= self._count("E-LABEL-RANGE", values, (values >= _LARGEST_LABEL + 1) & ~faulty)
         return np.where(faulty, 0, values) if faulty.any() else values
 
     def _count(self, code: str, values: Array, bad: Array) -> Array:
