@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scanseg.errors import UsageError
 from scanseg.kernels import selective_scan
+from scanseg.kernels.arguments import KEPT_EVERY
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -92,6 +93,16 @@ class MambaBlock(nn.Module):
             "conv": length * self.d_inner * self.d_conv,
             "scan": 9 * length * self.d_inner * self.d_state,
         }
+
+    def saved_values(self, length: int) -> int:
+        """Returns how many values one sequence leaves in memory for the backward pass.
+
+        The input C, both halves of the projection 2 D, the padded copy, the convolution's output before and
+        after SiLU, delta and the scan's output D each, the small projection, and the states the scan keeps.
+        """
+        states = self.d_inner * self.d_state * math.ceil(length / KEPT_EVERY)
+        small = self.dt_rank + 2 * self.d_state
+        return length * (self.d_model + 7 * self.d_inner + small) + states
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from scanseg.networks import nnunet as nnunet
 from scanseg.networks import umamba as umamba
+from scanseg.networks.describe import describe_network
+from scanseg.networks.memory import MemoryEstimate, conv_feature_map_size, training_memory_bytes
 from scanseg.networks.registry import (
     NETWORKS,
     NetworkEntry,
@@ -11,4 +13,15 @@ from scanseg.networks.registry import (
     list_networks,
 )
 
-__all__ = ["NETWORKS", "NetworkEntry", "Option", "count_parameters", "create_network", "list_networks"]
+__all__ = [
+    "NETWORKS",
+    "MemoryEstimate",
+    "NetworkEntry",
+    "Option",
+    "conv_feature_map_size",
+    "count_parameters",
+    "create_network",
+    "describe_network",
+    "list_networks",
+    "training_memory_bytes",
+]

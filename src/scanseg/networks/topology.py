@@ -115,18 +115,18 @@ def make_topology(
     """
     if spatial_dims not in (2, 3):
         raise UsageError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}.", code="E-NETWORK-DIMS")
-    positive_integer("in_channels", in_channels)
-    positive_integer("out_channels", out_channels)
+    inputs = positive_integer("in_channels", in_channels)
+    classes = positive_integer("out_channels", out_channels)
     patch = _axes("patch_size", patch_size, spatial_dims)
     if not plan_driven and strides is None:
-        return Topology(spatial_dims, in_channels, out_channels, patch, (), ())
+        return Topology(spatial_dims, inputs, classes, patch, (), ())
     steps = isotropic_strides(patch) if strides is None else _steps("strides", strides, spatial_dims)
     kernels = (
         ((3,) * spatial_dims,) * len(steps)
         if kernel_sizes is None
         else _steps("kernel_sizes", kernel_sizes, spatial_dims)
     )
-    topology = Topology(spatial_dims, in_channels, out_channels, patch, steps, kernels)
+    topology = Topology(spatial_dims, inputs, classes, patch, steps, kernels)
     _check_stages(topology)
     _check_patch(topology, given=strides is not None)
     return topology
