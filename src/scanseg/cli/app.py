@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data refused by a c
 cases failed; 130 interrupted (state saved).
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -55,6 +56,8 @@ for _verb in (demo, train, predict, evaluate, plan, report, doctor):
 
 def main() -> None:
     """Runs the command line and exits."""
+    # Threads that wait by spinning make torch many times slower while another program uses the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except KeyboardInterrupt:
