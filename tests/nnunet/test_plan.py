@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,29 @@ def test_odd_label_and_channel_names() -> None:
     made = dataset_json(("T1",), labels)["labels"]
     assert list(made.values()) == [0, 1, 2, 3, 4]
     assert "ignore" not in made
+
+
+@pytest.mark.parametrize(("memory_gb", "code"), [(0, "E-PLAN-MEMORY"), (-1.0, "E-PLAN-MEMORY")])
+def test_refuses_no_memory(nuclei: Prepared, memory_gb: float, code: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        replan(nuclei, {}, memory_gb=memory_gb)
+    assert caught.value.code == code
+
+
+def test_refuses_the_fingerprint_of_another_dataset(hippocampus: Prepared) -> None:
+    for wrong in (
+        {},
+        {key: value for key, value in hippocampus.fingerprint.items() if key != "spatial_dims"},
+        {**hippocampus.fingerprint, "spacings": []},
+    ):
+        with pytest.raises(DataError) as caught:
+            make_plan(hippocampus.dataset, wrong, orientation=None)
+        assert caught.value.code == "E-PLAN-FINGERPRINT"
+
+
+def test_plans_in_threads(hippocampus: Prepared, nuclei: Prepared, sagittal: Prepared) -> None:
+    prepared = [hippocampus, nuclei, sagittal] * 2
+    with ThreadPoolExecutor(4) as pool:
+        plans = list(pool.map(lambda item: replan(item, {}), prepared))
+    assert plans == [item.plan for item in prepared]
+    assert not [name for name in os.environ if name.startswith("nnUNet_")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 
 from scanseg.data.dataset import load_dataset
 from scanseg.errors import DataError, UsageError
+from scanseg.nnunet import preprocess
 from scanseg.nnunet.cases import read_case
 from scanseg.nnunet.plan import Plan
 from scanseg.nnunet.preprocess import (
@@ -198,8 +202,6 @@ def test_an_error_names_the_case_and_keeps_its_cause(small: Prepared) -> None:
 
 
 def test_unexpected_errors_keep_their_type(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scanseg.nnunet import preprocess
-
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -273,3 +275,57 @@ def test_store_reads_no_pickle(small: Prepared) -> None:
     with pytest.raises(DataError) as caught:
         store.load_case(case_id)
     assert caught.value.code == "E-STORE-DAMAGED"
+
+
+class Killed:
+    """A pool whose processes end at once, as when memory runs out; the first `times` pools only."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, workers: int, **arguments: Any) -> ProcessPoolExecutor:
+        self.left -= 1
+        dying = {"initializer": os._exit, "initargs": (9,)} if self.left >= 0 else {}
+        return ProcessPoolExecutor(workers, **arguments, **dying)
+
+
+def test_a_killed_worker_is_tried_again_then_named(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Killed(times=2))
+    with pytest.raises(DataError, match=small.dataset.cases[0].case_id) as caught:
+        preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=2)
+    assert caught.value.code == "E-PREPROCESS-KILLED"
+    monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Killed(times=1))
+    preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=1)
+    assert len(PreprocessedStore(small.folder).identifiers) == 3
+
+
+KILLABLE = """
+import sys
+from pathlib import Path
+from scanseg.data.dataset import load_dataset
+from scanseg.nnunet.plan import Plan
+from scanseg.nnunet.preprocess import preprocess_dataset
+dataset, plan = load_dataset(Path(sys.argv[1])), Plan.load(Path(sys.argv[2]))
+preprocess_dataset(dataset, plan, "2d", Path(sys.argv[3]), report=lambda step: print(step.done, flush=True))
+"""
+
+
+@pytest.mark.faults
+def test_kill_and_run_again_equals_an_undisturbed_run(
+    nuclei: Prepared, demo_data: Path, tmp_path: Path
+) -> None:
+    dataset = load_dataset(demo_data / "nuclei")
+    nuclei.plan.save(tmp_path / "plan.json")
+    arguments = [str(demo_data / "nuclei"), str(tmp_path / "plan.json"), str(tmp_path / "killed")]
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLABLE, *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < 4:
+            pass
+        process.kill()
+    assert len(PreprocessedStore(tmp_path / "killed").identifiers) < len(dataset.cases)
+    for folder in ("killed", "undisturbed"):
+        preprocess_dataset(dataset, nuclei.plan, "2d", tmp_path / folder)
+    for path in (tmp_path / "undisturbed").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes(), path.name

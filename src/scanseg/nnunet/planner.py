@@ -56,14 +56,9 @@ def plan_dataset(
     overrides: Mapping[str, Any],
 ) -> Plan:
     """Makes the plan; see `plan.make_plan`."""
-    dims = int(fingerprint["spatial_dims"])
-    channels = len(fingerprint["foreground_intensity_properties_per_channel"])
-    if channels != len(dataset.channel_names):
-        raise DataError(
-            f"The fingerprint has {channels} channels, the dataset {len(dataset.channel_names)}.",
-            code="E-PLAN-FINGERPRINT",
-            hint="Make the fingerprint from this dataset.",
-        )
+    dims, channels = _check(fingerprint, dataset)
+    if memory_gb is not None and not memory_gb > 0:
+        raise UsageError(f"memory_gb must be positive, got {memory_gb}.", code="E-PLAN-MEMORY")
     wanted = Overrides.parse(overrides, image_dims=dims)
     draft = _draft(dataset, fingerprint, wanted.spacing)
     chosen = {
@@ -92,6 +87,21 @@ def plan_dataset(
         warnings=tuple(warnings),
         nnunet={**draft.stock, "dataset_name": dataset.name},
     )
+
+
+def _check(fingerprint: Mapping[str, Any], dataset: Dataset) -> tuple[int, int]:
+    """Returns dimensions and channels of the fingerprint, which must be the dataset's."""
+    channels = len(fingerprint.get("foreground_intensity_properties_per_channel", ()))
+    cases = len(fingerprint.get("spacings", ()))
+    wanted = len(training_cases(dataset))
+    if "spatial_dims" not in fingerprint or (channels, cases) != (len(dataset.channel_names), wanted):
+        raise DataError(
+            f"The fingerprint is of {cases} cases with {channels} channels, the dataset {dataset.name} has "
+            f"{wanted} with {len(dataset.channel_names)}.",
+            code="E-PLAN-FINGERPRINT",
+            hint="Make the fingerprint from this dataset.",
+        )
+    return int(fingerprint["spatial_dims"]), channels
 
 
 def _draft(dataset: Dataset, fingerprint: Mapping[str, Any], spacing: tuple[float, ...] | None) -> Draft:

@@ -154,4 +154,6 @@ def _write_blosc2(path: Path, array: Array, patch_size: Shape) -> None:
             chunks=chunks,
             blocks=blocks,
             cparams=settings,
+            # The file's header names both numbers of threads; equal cases are equal files.
+            dparams={"nthreads": 1},
         )

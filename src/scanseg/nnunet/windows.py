@@ -19,7 +19,7 @@ from scanseg.progress import Eta, Progress, Report, silent
 _WEIGHT_SCALE = 10
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_logits(
     network: nn.Module,
     data: Tensor,
