@@ -264,15 +264,23 @@ def test_only_crops_are_read(hippocampus: Prepared) -> None:
     assert isinstance(case.data, blosc2.NDArray)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_case_is_named(nuclei: Prepared, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "ending"), [(0, ".b2nd"), (0, ".npz"), (1, ".npz")])
+def test_a_damaged_case_is_named(nuclei: Prepared, tmp_path: Path, workers: int, ending: str) -> None:
     import shutil
 
     folder = Path(shutil.copytree(nuclei.store("2d"), tmp_path / "copy"))
     case_id = nuclei.dataset.cases[2].case_id
-    (folder / f"{case_id}.npz").write_bytes(b"")
+    (folder / f"{case_id}{ending}").write_bytes(b"")
     ours = Batches(
-        folder, [case_id], nuclei.plan, "2d", seed=0, train=True, deep_supervision_scales=None, batch_size=1
+        folder,
+        [case_id],
+        nuclei.plan,
+        "2d",
+        seed=0,
+        train=True,
+        deep_supervision_scales=None,
+        batch_size=1,
+        oversample_foreground=1.0,
     )
     with pytest.raises(TrainingError, match=case_id) as caught:
         list(iterate(ours, 0, 2, workers))

@@ -167,6 +167,7 @@ class Batches:
     def _sample(self, step: int, index: int) -> dict[str, Any]:
         loader = self._stock_loader()
         foreground = index >= round(self.batch_size * (1 - self.oversample_foreground))
+        loader._data.foreground = foreground
         loader.get_do_oversample = lambda _: foreground
         _seed_all(np.random.SeedSequence([self.seed, step, index, int(self.train)]))
         try:
@@ -304,11 +305,12 @@ class _Cases:
     """What nnUNetDataLoader asks of a dataset."""
 
     def __init__(self, store: PreprocessedStore, identifiers: list[str]) -> None:
-        self.store, self.identifiers, self.last = store, identifiers, ""
+        self.store, self.identifiers = store, identifiers
+        self.foreground, self.last = False, ""
 
     def load_case(self, case_id: str) -> tuple[Any, Any, None, dict[str, Any]]:
         self.last = str(case_id)
-        case: Preprocessed = self.store.load_case(self.last)
+        case: Preprocessed = self.store.load_case(self.last, locations=self.foreground)
         return case.data, case.seg, None, {"class_locations": case.class_locations}
 
 

@@ -45,7 +45,13 @@ def read_case(case: Case, labels: Sequence[Label], *, orientation: str | None) -
 
 
 def as_volume(array: Array, spacing: Spacing) -> tuple[Array, Spacing]:
-    """Returns (C, *spatial) as (C, z, y, x) with three spacings; 2D becomes z = 1 as in nnU-Net."""
+    """Returns (C, *spatial) as (C, z, y, x) with three spacings; 2D becomes z = 1 as in nnU-Net.
+
+    Example:
+        >>> array, spacing = as_volume(np.zeros((3, 64, 48)), (1.0, 1.0))
+        >>> array.shape, spacing
+        ((3, 1, 64, 48), (999.0, 1.0, 1.0))
+    """
     if array.ndim == 4:
         return array, tuple(float(value) for value in spacing)
     flat = max(FLAT_SPACING, 10 * max(spacing))

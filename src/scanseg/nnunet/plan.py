@@ -77,6 +77,7 @@ class Plan(BaseModel):
         reasons: Maps `CONFIGURATION.FIELD` or `FIELD` to the rule that made the value.
         warnings: What a person should know before training.
         nnunet: The plans dictionary as nnU-Net's own planner writes it.
+        nnunet_version: Version of nnunetv2 that made it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,6 +95,7 @@ class Plan(BaseModel):
     reasons: dict[str, str]
     warnings: tuple[str, ...] = ()
     nnunet: dict[str, Any]
+    nnunet_version: str = ""
 
     @property
     def out_channels(self) -> int:
@@ -174,7 +176,7 @@ def make_plan(
         fingerprint: From `fingerprint.make_fingerprint`.
         orientation: Orientation of the dataset, None in 2D.
         network: Registered network; only the memory figures depend on it.
-        memory_gb: Memory in GB (1e9 bytes) that training may take. Given, the batch and then the patch are
+        memory_gb: Memory in GiB that training may take. Given, the batch and then the patch are
             made smaller until the network fits. None keeps nnU-Net's patch and batch, and warns.
         overrides: `spacing`, `patch_size`, `batch_size`; or `CONFIGURATION.FIELD` for one configuration only.
             Spacing is in the image's axes (z, y, x) or (y, x), patch_size in the network's.

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from scanseg.data.image import image_suffix
@@ -86,6 +87,7 @@ def plan_dataset(
         reasons=notes,
         warnings=tuple(warnings),
         nnunet={**draft.stock, "dataset_name": dataset.name},
+        nnunet_version=version("nnunetv2"),
     )
 
 

@@ -35,6 +35,12 @@ class Resampler:
         new_spacing: Of the output.
 
     Source: `resample_data_or_seg` of nnunetv2 2.8 with order=1, order_z=0, is_seg=False.
+
+    Example:
+        >>> ramp = np.arange(4.0).reshape(4, 1, 1)
+        >>> made = Resampler((4, 1, 1), (8, 1, 1), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+        >>> [float(value) for value in made.resample(ramp, slice(0, 8)).ravel()]
+        [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]
     """
 
     def __init__(

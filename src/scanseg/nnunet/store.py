@@ -64,8 +64,12 @@ class PreprocessedStore:
         """The case ids, sorted."""
         return sorted(self._stems)
 
-    def load_case(self, case_id: str) -> Preprocessed:
+    def load_case(self, case_id: str, *, locations: bool = True) -> Preprocessed:
         """Returns a case; `data` and `seg` are blosc2 arrays that read from disk only what is indexed.
+
+        Args:
+            case_id: One of `identifiers`.
+            locations: Also read the class locations, which are large where there are many classes.
 
         Raises:
             DataError: The store has no such case, or its files are damaged.
@@ -86,19 +90,28 @@ class PreprocessedStore:
                 blosc2.open(urlpath=f"{stem}{ending}", mode="r", dparams={"nthreads": 1}, **options)
                 for ending in (".b2nd", ".seg.b2nd")
             )
-            with np.load(f"{stem}.npz", allow_pickle=False) as archive:
-                locations = {int(name): archive[name] for name in archive.files}
+            places = _read_locations(Path(f"{stem}.npz")) if locations else {}
         except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"The preprocessed files of case {case_id} cannot be read ({error}).",
                 code="E-STORE-DAMAGED",
                 hint=f"Delete {stem}.json and run the command again.",
             ) from error
-        return Preprocessed(data, seg, read_json(Path(f"{stem}.json"))["properties"], locations)
+        return Preprocessed(data, seg, read_json(Path(f"{stem}.json"))["properties"], places)
+
+
+def _read_locations(path: Path) -> dict[int, Array]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {int(name): archive[name] for name in archive.files}
 
 
 def file_stem(case_id: str) -> str:
-    """Returns a file name for a case that every file system accepts; distinct for distinct ids."""
+    """Returns a file name for a case that every file system accepts; distinct for distinct ids.
+
+    Example:
+        >>> file_stem("patient_7"), file_stem("../7")
+        ('patient_7', 'case.beae2509d5e715099503c237')
+    """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", case_id):
         return case_id
     return f"case.{hashlib.sha256(case_id.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
