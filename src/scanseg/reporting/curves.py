@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scanseg.errors import DataError
-from scanseg.reporting.drawing import drawable, new_figure, save, shorten
+from scanseg.reporting.drawing import drawable, new_figure, png_bytes, save, shorten
 from scanseg.reporting.palette import label_colours
 from scanseg.types import Array, Label
 
@@ -93,21 +93,16 @@ def scores_figure(
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Mapping[str, Any]],
     labels: Sequence[Label],
-    path: Path,
-) -> Path:
-    """Writes the scores of all cases: one panel per metric, one line per label, a point per case.
+) -> bytes:
+    """Returns a PNG with the scores of all cases: one panel per metric, one line per label, a point per case.
 
     The box spans the quartiles with the median; filled points are structures that were missed or invented. On
     axes without an upper end they are drawn at the edge, or one of them would squeeze all others.
 
     Args:
         rows: As in cases.csv: `value` of the label, `state`, and a number (or nothing) per metric.
-        metrics: name -> `title`, `unit`, `low`, `high`, as in summary.json; the panels.
+        metrics: The panels, name -> `title`, `unit`, `low`, `high`, as in summary.json.
         labels: The classes, at most the first 40 are drawn.
-        path: PNG file to write.
-
-    Returns:
-        `path`.
     """
     shown = [label for label in labels if label.value != 0][:_MOST_LABELS]
     figure = new_figure(max(5.0, 3.6 * len(metrics)), 1.1 + 0.42 * max(2, len(shown)), colour="white")
@@ -133,7 +128,7 @@ def scores_figure(
         text.set_parse_math(False)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     figure.tight_layout(pad=0.6, w_pad=1.5)
-    return save(figure, path, dpi=130)
+    return png_bytes(figure, dpi=130)
 
 
 def duration(seconds: float) -> str:

@@ -64,12 +64,17 @@ def new_figure(width: float, height: float, *, colour: str = DARK) -> Figure:
 
 def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     """Writes the figure as PNG, atomically, and returns the path."""
+    write_bytes(Path(path), png_bytes(figure, dpi=dpi))
+    return Path(path)
+
+
+def png_bytes(figure: Figure, *, dpi: int = 100) -> bytes:
+    """Returns the figure as the content of a PNG file."""
     stream = io.BytesIO()
     figure.savefig(
         stream, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
     )
-    write_bytes(Path(path), stream.getvalue())
-    return Path(path)
+    return stream.getvalue()
 
 
 def draw_plane(axes: Axes, plane: Plane, background: Background) -> None:

@@ -68,7 +68,8 @@ def latex_table(summary: Summary, metrics: Sequence[str] | None = None) -> str:
     lines = [" & ".join(_in_latex(cell) for cell in row) + r" \\" for row in (columns, *rows)]
     body = "\n".join(lines[1:])
     shape = "l" + "r" * (len(columns) - 1)
-    return f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    head = f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{lines[0]}\n\\midrule\n"
+    return f"{head}{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def metric_title(facts: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,405 @@
+"""What the report says, as plain texts and tables; the template only lays it out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scanseg.reporting.curves import duration
+from scanseg.reporting.run_files import RunFiles, Scores
+from scanseg.reporting.tables import interval_text, metric_title, number_text
+
+_MOST_ROWS = 400
+_PLAN_FIELDS = {
+    "spatial_dims": "dimensions of a patch",
+    "spacing": "spacing after resampling",
+    "median_shape": "median size after resampling",
+    "patch_size": "patch size",
+    "batch_size": "batch size",
+    "normalization": "normalisation",
+    "use_mask_for_norm": "normalise within the non-zero part",
+    "strides": "down-sampling per stage",
+    "kernel_sizes": "kernel sizes per stage",
+    "features_per_stage": "channels per stage",
+    "batch_dice": "Dice over the batch",
+    "memory_bytes": "memory of a training step (estimate)",
+}
+_HEADLINE = ("dice", "nsd", "hd95")
+
+
+@dataclass
+class Table:
+    """A table of texts.
+
+    Attributes:
+        columns: Titles.
+        rows: Cells.
+        numeric: From this column on cells are numbers, aligned right.
+        caption: What it shows.
+        left_out: How many further rows there are.
+        keyed: Whether the first cell of a row names it.
+    """
+
+    columns: Sequence[str]
+    rows: list[Sequence[str]]
+    numeric: int = 99
+    caption: str = ""
+    left_out: int = 0
+    keyed: bool = True
+
+
+@dataclass
+class Card:
+    """A headline number."""
+
+    title: str
+    value: str
+    note: str = ""
+
+
+@dataclass
+class Section:
+    """Facts of one section; empty parts are not shown."""
+
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    folded: list[tuple[str, Table]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+def title_of(run: RunFiles) -> str:
+    """Returns the name of the dataset, or of the folder."""
+    return str(run.dataset.get("name") or run.config.get("dataset_name") or run.folder.resolve().name)
+
+
+def subtitle_of(run: RunFiles) -> str:
+    """Returns network, configuration and fold in one line."""
+    network = run.config.get("network") or {}
+    parts = [network.get("name") or run.recipe.get("network"), run.config.get("configuration")]
+    if len(run.parts) > 1:
+        parts.append(f"cross-validation of {len(run.parts)} folds")
+    elif run.config.get("fold") is not None:
+        parts.append("all cases" if run.config["fold"] == "all" else f"fold {run.config['fold']}")
+    return ", ".join(str(part) for part in parts if part)
+
+
+def headline_cards(run: RunFiles) -> list[Card]:
+    """Returns the numbers a reader wants first."""
+    cards = []
+    for scores in run.scores[:1]:
+        facts, means = scores.summary.get("metrics") or {}, scores.summary.get("mean") or {}
+        names = [name for name in _HEADLINE if name in means] or list(means)[:3]
+        for name in names:
+            values = means[name]
+            interval = ""
+            if values.get("ci_low") is not None:
+                low, high = (number_text(values[key], facts.get(name, {})) for key in ("ci_low", "ci_high"))
+                interval = f"95 % interval {low} to {high}"
+            title = f"mean {metric_title(facts.get(name, {}), name)}"
+            cards.append(Card(title, number_text(values.get("mean"), facts.get(name, {})), interval))
+        states = _states(scores)
+        failed = states["missed"] + states["invented"] + states["no_prediction"]
+        note = "missed, invented or not predicted; counted with the worst value" if failed else "none"
+        cards.append(Card("failed structures", f"{failed} of {sum(states.values())}", note))
+        cards.append(Card("cases measured", str(scores.summary.get("n_cases", "")), scores.title))
+    training = run.config.get("training") or {}
+    seconds = training.get("seconds") or run.run.get("seconds")
+    if seconds:
+        epochs = training.get("epochs")
+        cards.append(Card("training", duration(float(seconds)), f"{epochs} epochs" if epochs else ""))
+    return cards
+
+
+def results_section(scores: Scores) -> Section:
+    """Returns the scores per label with intervals, and how to read them."""
+    summary = scores.summary
+    facts = summary.get("metrics") or {}
+    columns = ["label", "cases", "not applicable", "failed", *(metric_title(facts[n], n) for n in facts)]
+    rows = []
+    for entry in summary.get("labels") or []:
+        rows.append(_score_row(entry.get("name", ""), entry.get("metrics") or {}, facts))
+    if len(rows) != 1:
+        rows.append(_score_row("mean over labels", summary.get("mean") or {}, facts))
+    section = Section(tables=[Table(columns, rows, numeric=1, caption=scores.title)])
+    bootstrap = summary.get("bootstrap") or {}
+    if bootstrap:
+        section.texts.append(
+            f"Mean with {100 * bootstrap.get('confidence', 0.95):.0f} % percentile bootstrap interval: "
+            f"{bootstrap.get('resamples')} resamples of {bootstrap.get('n_units')} "
+            f"{bootstrap.get('resampled')}, seed {bootstrap.get('seed')}."
+        )
+    if "nsd" in facts and summary.get("nsd_tolerance_mm") is not None:
+        section.texts.append(
+            f"NSD at a tolerance of {summary['nsd_tolerance_mm']:g} {summary.get('unit', 'mm')}."
+        )
+    section.texts.append(
+        "A structure in neither mask is not applicable and counts nowhere. A missed or invented structure, "
+        "or a missing prediction, counts as failed and gets the worst value: 0 for overlaps, the diagonal of "
+        "the image for distances."
+    )
+    meaning = [
+        (metric_title(f, n), f.get("summary", ""), f"{f.get('better', '')} is better")
+        for n, f in facts.items()
+    ]
+    section.folded.append(("What the scores mean", Table(["score", "meaning", ""], [*meaning])))
+    return section
+
+
+def example_cases(scores: Scores) -> list[tuple[str, str, str]]:
+    """Returns (which, case, its score) of the best, the median and the worst case."""
+    facts, cases = scores.summary.get("metrics") or {}, scores.summary.get("cases") or {}
+    name = next((n for n in ("dice", *facts) if n in facts), None)
+    if name is None:
+        return []
+    known = {c: v[name] for c, v in cases.items() if isinstance(v, Mapping) and v.get(name) is not None}
+    sign = -1 if facts[name].get("better") == "lower" else 1
+    order = sorted(known, key=lambda case: (sign * known[case], case))
+    chosen = {"worst": 0, "median": len(order) // 2, "best": len(order) - 1} if order else {}
+    found: dict[str, str] = {}
+    for which in ("best", "median", "worst"):
+        if which in chosen:
+            found.setdefault(order[chosen[which]], which)
+    title = metric_title(facts[name], name)
+    return [
+        (which, case, f"{title} {number_text(known[case], facts[name])}") for case, which in found.items()
+    ]
+
+
+def attention_section(run: RunFiles) -> Section:
+    """Returns everything that failed or needs a look."""
+    section = Section()
+    rows: list[Sequence[str]] = []
+    for scores in run.scores:
+        for failure in scores.failures:
+            rows.append((failure.get("case", failure.get("case_id", "")), "", "failed", _joined(failure)))
+        for row in scores.rows:
+            if row.get("state") in ("missed", "invented", "no_prediction"):
+                rows.append((row.get("case_id", ""), row.get("name", ""), _STATE_TEXTS[row["state"]], ""))
+        for finding in scores.summary.get("findings") or []:
+            if finding.get("code") != "E-EVALUATE-MISSING":
+                rows.append(
+                    (finding.get("case_id", ""), "", finding.get("level", ""), finding.get("text", ""))
+                )
+    if rows:
+        table = Table(
+            ["case", "label", "what", "detail"], rows[:_MOST_ROWS], left_out=max(0, len(rows) - _MOST_ROWS)
+        )
+        section.tables.append(table)
+    elif run.scores:
+        section.texts.append("No structure was missed or invented, and every case has a prediction.")
+    section.texts += [str(warning) for warning in run.plan.get("warnings") or []]
+    section.texts += run.notes
+    return section
+
+
+def cases_section(scores: Scores) -> Section:
+    """Returns the scores of every case and label."""
+    facts = scores.summary.get("metrics") or {}
+    columns = ["case", "label", "state", *(metric_title(facts[name], name) for name in facts)]
+    rows = [
+        (
+            row.get("case_id", ""),
+            row.get("name", ""),
+            row.get("state", "").replace("_", " "),
+            *(number_text(row.get(name), facts[name]) for name in facts),
+        )
+        for row in scores.rows[:_MOST_ROWS]
+    ]
+    left_out = max(0, len(scores.rows) - _MOST_ROWS)
+    table = Table(columns, [*rows], numeric=3, left_out=left_out)
+    title = f"{scores.title}: {len(scores.rows)} rows"
+    return Section(folded=[(title, table)]) if rows else Section(texts=["cases.csv holds no case."])
+
+
+def data_section(run: RunFiles) -> Section:
+    """Returns what was trained on: sizes, labels, findings, licence."""
+    statistics = run.check.get("statistics") or {}
+    section = Section()
+    split = run.config.get("split") or {}
+    facts = {
+        "cases": statistics.get("cases") or run.dataset.get("numTraining"),
+        "trained on": len(split["train"]) if split.get("train") else None,
+        "test cases": statistics.get("test_cases"),
+        "patients (groups)": statistics.get("groups"),
+        "channels": _comma(_names(run)),
+        "modality": run.dataset.get("modality"),
+        "size (z, y, x)": _spread(statistics.get("shape")),
+        "spacing (z, y, x)": _spread(statistics.get("spacing"), statistics.get("spacing_unit", "")),
+        "orientations": _comma(f"{k} ({n})" for k, n in (statistics.get("orientations") or {}).items()),
+        "licence": run.dataset.get("licence"),
+        "citation": run.dataset.get("citation"),
+    }
+    section.facts = [(name, str(value)) for name, value in facts.items() if value not in (None, "", 0)]
+    labels = statistics.get("labels") or []
+    if labels:
+        unit = statistics.get("size_unit", "")
+        rows = [
+            (
+                entry.get("name", ""),
+                str(entry.get("value", "")),
+                str(entry.get("cases", "")),
+                _short(entry.get("median_size")),
+            )
+            for entry in labels
+        ]
+        columns = [
+            "label",
+            "value",
+            "cases with it",
+            f"median size ({_power(unit)})" if unit else "median size",
+        ]
+        section.tables.append(Table(columns, [*rows], numeric=1))
+    findings = run.check.get("findings") or []
+    if findings:
+        levels = Counter(finding.get("level") for finding in findings)
+        title = "Findings of the check: " + ", ".join(f"{n} {level}" for level, n in levels.items())
+        shown = [
+            (f.get("level", ""), f.get("case_id", ""), f.get("text", ""), f.get("code", ""))
+            for f in findings[:_MOST_ROWS]
+        ]
+        left_out = max(0, len(findings) - _MOST_ROWS)
+        table = Table(["level", "case", "finding", "code"], [*shown], left_out=left_out, keyed=False)
+        section.folded.append((title, table))
+    elif run.check:
+        section.texts.append("The check found nothing to complain about.")
+    section.folded += _case_tables(run)
+    return section
+
+
+def plan_section(run: RunFiles) -> Section:
+    """Returns the values of the plan in use, each with the rule that made it."""
+    name = run.config.get("configuration") or run.plan.get("default_configuration") or ""
+    configuration = (run.plan.get("configurations") or {}).get(name) or {}
+    reasons = run.plan.get("reasons") or {}
+    general = [
+        ("configuration", "default_configuration", name),
+        ("orientation", "orientation", run.plan.get("orientation")),
+    ]
+    rows = [(title, _value(key, value), reasons.get(key, "")) for title, key, value in general if value]
+    for key, title in _PLAN_FIELDS.items():
+        if key in configuration:
+            rows.append(
+                (title, _value(key, configuration[key]), reasons.get(f"{name}.{key}", reasons.get(key, "")))
+            )
+    return Section(tables=[Table(["what", "value", "why"], [*rows])]) if configuration else Section()
+
+
+def recipe_section(run: RunFiles) -> Section:
+    """Returns the recipe as it was used."""
+    rows = [(key.replace("_", " "), _value(key, value)) for key, value in run.recipe.items()]
+    return Section(tables=[Table(["what", "value"], [*rows])]) if rows else Section()
+
+
+def repeat_section(run: RunFiles) -> Section:
+    """Returns what is needed to repeat the run: machine, versions, seed, hashes."""
+    network, versions = run.config.get("network") or {}, run.run.get("versions") or {}
+    facts = {
+        "seed": run.recipe.get("seed"),
+        "device": run.run.get("device"),
+        "threads": run.run.get("threads"),
+        "platform": run.run.get("platform"),
+        "wall time": duration(float(run.run["seconds"])) if run.run.get("seconds") else None,
+        "versions": _comma(f"{name} {number}" for name, number in versions.items()),
+        "written by": f"scanseg {run.config['scanseg_version']}" if "scanseg_version" in run.config else None,
+        "network options": _value("", network.get("options")) if network.get("options") else None,
+        "SHA-256 of the weights": run.config.get("weights_sha256"),
+    }
+    return Section(facts=[(name, str(value)) for name, value in facts.items() if value not in (None, "")])
+
+
+_STATE_TEXTS = {
+    "missed": "missed: in the reference, not in the prediction",
+    "invented": "invented: in the prediction, not in the reference",
+    "no_prediction": "no prediction",
+}
+
+
+def _score_row(title: str, values: Mapping[str, Any], facts: Mapping[str, Any]) -> Sequence[str]:
+    first: Mapping[str, Any] = next(iter(values.values()), {})
+    counts = (
+        first.get("n", 0),
+        first.get("n_not_applicable", 0),
+        first.get("n_missed", 0) + first.get("n_invented", 0),
+    )
+    return (title, *(str(n) for n in counts), *(interval_text(values.get(n) or {}, facts[n]) for n in facts))
+
+
+def _states(scores: Scores) -> Counter[str]:
+    states: Counter[str] = Counter({"missed": 0, "invented": 0, "no_prediction": 0})
+    for entry in scores.summary.get("labels") or []:
+        states.update({k: int(n) for k, n in (entry.get("states") or {}).items() if k != "both_empty"})
+    return states
+
+
+def _case_tables(run: RunFiles) -> list[tuple[str, Table]]:
+    cases = run.check.get("cases") or []
+    if not cases:
+        return []
+    held_out = set((run.config.get("split") or {}).get("validation") or [])
+    trained = set((run.config.get("split") or {}).get("train") or [])
+    rows = []
+    for case in cases[:_MOST_ROWS]:
+        name = case.get("case_id", "")
+        part = case.get("part", "")
+        if name in trained or name in held_out:
+            part = "validation" if name not in trained else "training"
+        shape, spacing = _times(case.get("shape")), _times(case.get("spacing"))
+        rows.append(
+            (name, part, str(case.get("group") or ""), shape, f"{spacing} {case.get('unit', '')}".strip())
+        )
+    columns = ["case", "part", "group", "size (z, y, x)", "spacing (z, y, x)"]
+    return [(f"All {len(cases)} cases", Table(columns, [*rows], left_out=max(0, len(cases) - _MOST_ROWS)))]
+
+
+def _names(run: RunFiles) -> list[str]:
+    names = run.config.get("channel_names") or run.dataset.get("channel_names") or []
+    return [str(name) for name in (names.values() if isinstance(names, Mapping) else names)]
+
+
+def _spread(values: Any, unit: str = "") -> str:
+    if not isinstance(values, Mapping) or not values.get("median"):
+        return ""
+    low, middle, high = (_times(values.get(key)) for key in ("min", "median", "max"))
+    text = middle if low == high else f"median {middle}, from {low} to {high}"
+    return f"{text} {unit}".strip()
+
+
+def _value(key: str, value: Any) -> str:
+    if key == "memory_bytes" and isinstance(value, int | float):
+        return f"{value / 1e9:.2f} GB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return _comma(f"{name} = {_value('', part)}" for name, part in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(part, list | tuple) for part in value):
+            return _comma(_times(part) for part in value)
+        if key in ("patch_size", "spacing", "median_shape"):
+            return _times(value)
+        return _comma(_value("", part) for part in value)
+    return _short(value) if isinstance(value, float) else str(value)
+
+
+def _times(values: Any) -> str:
+    return " × ".join(_short(value) for value in values or [])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def _comma(parts: Any) -> str:
+    return ", ".join(str(part) for part in parts)
+
+
+def _power(unit: str) -> str:
+    return unit.replace("2", "²").replace("3", "³")
+
+
+def _joined(failure: Mapping[str, str]) -> str:
+    return " ".join(value for key, value in failure.items() if key not in ("case", "case_id") and value)
