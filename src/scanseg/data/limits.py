@@ -19,7 +19,8 @@ class Limits:
     Attributes:
         voxels: Most values in one file, all channels counted.
         decompressed_bytes: Most bytes that the voxels of one file may take uncompressed.
-        header_bytes: Most bytes in front of the voxels (header, extensions) and in any one text part.
+        header_bytes: Most bytes in front of the voxels of a NIfTI file (header and extensions).
+        text_header_bytes: Most bytes of a header made of text lines (NRRD, MetaImage).
         pages: Most pages of a TIFF file.
         spacing_mm: Smallest and largest distance of neighbouring voxels. Microscopy stored in physical units
             needs a smaller lower bound, see `MICROSCOPY`.
@@ -28,6 +29,7 @@ class Limits:
     voxels: int = 512 * MIB
     decompressed_bytes: int = 4 * GIB
     header_bytes: int = 16 * MIB
+    text_header_bytes: int = MIB
     pages: int = 65_536
     spacing_mm: tuple[float, float] = (1e-3, 1e3)
 

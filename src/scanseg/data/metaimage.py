@@ -98,7 +98,7 @@ def _fields(path: Path, limits: Limits) -> tuple[TextHeader, int]:
             raise refused(
                 path, f"this is no MetaImage{looks_like(start)}", code="E-METAIMAGE-MAGIC", hint=_HINT
             )
-        while stream.tell() <= limits.header_bytes:
+        while stream.tell() <= limits.text_header_bytes:
             line = stream.readline(4096)
             if not line.endswith(b"\n"):
                 break

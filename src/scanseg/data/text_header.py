@@ -7,8 +7,6 @@ from typing import BinaryIO
 from scanseg.data.limits import Limits, refused
 from scanseg.errors import DataError
 
-_BLOCK = 1 << 14
-
 
 class TextHeader(dict[str, str]):
     """The fields of a header by name; each may stand there once.
@@ -74,16 +72,11 @@ def read_until(stream: BinaryIO, ends: tuple[bytes, ...], path: Path, limits: Li
     Raises:
         DataError: The end does not come, or not within the limits.
     """
-    data = b""
-    while len(data) <= limits.header_bytes:
-        found = [(position, end) for end in ends if (position := data.find(end)) >= 0]
-        if found:
-            position, end = min(found)
-            return data[:position], position + len(end)
-        block = stream.read(_BLOCK)
-        if not block:
-            break
-        data += block
+    data = stream.read(limits.text_header_bytes)
+    found = [(position, end) for end in ends if (position := data.find(end)) >= 0]
+    if found:
+        position, end = min(found)
+        return data[:position], position + len(end)
     raise refused(
         path,
         f"the end of its header was not found in {len(data):,} bytes; it was cut or is damaged",
