@@ -19,6 +19,7 @@ from scanseg.errors import DatasetError, Error, Finding
 from scanseg.progress import Progress, Report, silent
 
 PIPE_WIDTH = 140
+LINE_EVERY_S = 10
 
 STAGES = {
     "check": "Checking the data",
@@ -147,14 +148,16 @@ class _Lines:
     """One line when a stage starts and ends, and at most one every ten seconds between."""
 
     def __init__(self) -> None:
-        self._stage, self._last_s = "", 0.0
+        self._stage, self._last_s, self._complete = "", 0.0, False
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         new = progress.stage != self._stage
-        if not new and progress.done < progress.total and now - self._last_s < 10:
+        complete = progress.done >= progress.total
+        finishing = complete and not self._complete
+        if not new and not finishing and now - self._last_s < LINE_EVERY_S:
             return
-        self._stage, self._last_s = progress.stage, now
+        self._stage, self._last_s, self._complete = progress.stage, now, complete
         name = STAGES.get(progress.stage, progress.stage)
         parts = [f"{name} {progress.done}/{progress.total}", _describe(progress.values), progress.message]
         if progress.eta_s is not None and progress.done < progress.total:

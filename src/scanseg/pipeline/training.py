@@ -275,7 +275,11 @@ def measure_cases(
     for case, job in zip(cases, jobs, strict=True):
         if case.label is not None and (folder / job.mask_name).is_file():
             comparison(
-                case.images, folder / job.mask_name, case.label, model.labels, folder / f"{case.case_id}.png"
+                case.images,
+                folder / job.mask_name,
+                case.label,
+                model.labels,
+                folder / "previews" / f"{case.case_id}.png",
             )
     return evaluation.summary
 
