@@ -98,6 +98,13 @@ def test_pages_that_differ_are_refused(tmp_path):
     assert code_of(tmp_path / "a.tif") == "E-TIFF-PAGES"
 
 
+def test_every_page_must_be_of_a_kind_that_is_read(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for compression in (None, "jpeg"):
+            writer.write(np.zeros((16, 16), np.uint8), compression=compression, metadata=None)
+    assert code_of(tmp_path / "a.tif") == "E-TIFF-KIND"
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "ccitt_g4"}], ids=str)
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_one_bit_is_zero_for_black(tmp_path, options, photometric):

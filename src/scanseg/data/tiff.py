@@ -45,7 +45,8 @@ def open_tiff(path: Path, limits: Limits, spacing: Spacing | None = None) -> Ope
         pages, order = read_pages(stream, path, limits)
     first = pages[0]
     _check_stack(pages, path)
-    _check_kind(first, path)
+    for page in pages:
+        _check_kind(page, path)
     shape = (first.height, first.width) if len(pages) == 1 else (len(pages), first.height, first.width)
     header = {
         "resolution": [list(pair) for pair in first.resolution] if first.resolution else None,

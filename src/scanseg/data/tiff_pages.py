@@ -95,7 +95,8 @@ class Page:
     @property
     def layout(self) -> tuple[int, ...]:
         """What must be equal in all pages of a stack."""
-        return (self.width, self.height, self.samples, self.bits, self.sample_format, self.photometric)
+        size = (self.width, self.height, self.samples, self.bits)
+        return (*size, self.sample_format, self.photometric, *self.extra_samples)
 
     @property
     def segment(self) -> tuple[int, int]:
