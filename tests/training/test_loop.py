@@ -110,6 +110,13 @@ def test_the_same_seed_gives_the_same_bits(reference, prepared, tmp_path):
     assert facts(tmp_path / "other")[0] != facts(run)[0]
 
 
+def test_two_threads_are_repeatable(prepared, tmp_path):
+    for name in ("one", "two"):
+        options = {"network": "umamba_bot", "epochs": 1, "iterations_per_epoch": 3}
+        train_network(**{**prepared.arguments(run_folder=tmp_path / name, **options), "threads": 2})
+    assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(reference, prepared, tmp_path):
     train_network(**prepared.arguments(run_folder=tmp_path, workers=2))

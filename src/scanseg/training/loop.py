@@ -56,9 +56,9 @@ def train_network(
     """Trains a network on preprocessed cases and leaves its weights in the run folder.
 
     The same call continues a run that was stopped or killed, and ends with the same weights bit by bit, on
-    the same machine with the same versions and threads. Ctrl-C, SIGTERM and SIGUSR1 are noticed after the
-    step at hand, which is saved. The number of workers changes nothing. Nothing global is changed: random
-    states, threads and signal handlers are given back.
+    the same processor with the same versions and threads (GPUs may add up in another order). Ctrl-C, SIGTERM
+    and SIGUSR1 are noticed after the step at hand, which is saved. The number of workers changes nothing.
+    Nothing global is changed: random states, threads and signal handlers are given back.
 
     metrics.jsonl has a line per epoch: epoch (from 1), step, learning_rate (of its last step), train_loss,
     validation_loss, pseudo_dice (mean over the foreground classes), pseudo_dice_per_label, ema_pseudo_dice,

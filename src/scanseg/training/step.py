@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ class StepResult:
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Returns the context for a forward pass: bf16 where it is safe and asked for, else fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def to_device(data: Tensor, target: Target, device: torch.device) -> tuple[Tensor, Target]:
