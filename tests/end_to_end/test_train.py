@@ -23,6 +23,7 @@ RUN_FILES = {
     "run.json",
     "metrics.jsonl",
     "report.html",
+    "progress.png",
 }
 
 

@@ -13,9 +13,9 @@ def report(run: Path | str) -> Path:
         ModelError: The folder is no run.
     """
     folder = Path(run)
-    if not (folder / "config.json").is_file() and not (folder / "recipe.toml").is_file():
+    if not (folder / "run.json").is_file():
         raise ModelError(
-            f"{folder} is not a run folder: it holds neither config.json nor recipe.toml.",
+            f"{folder} is not a run folder: it holds no run.json.",
             code="E-RUN-MISSING",
             hint="Give the folder that `scanseg train -o` wrote.",
         )

@@ -160,6 +160,7 @@ def train(
         write_report(part)
     if len(splits) > 1:
         outcome.summary = _gather_folds(folder, work, list(splits), validate, report)
+        write_report(folder)
     outcome.seconds = time.perf_counter() - started_s
     return outcome
 
