@@ -193,11 +193,10 @@ def test_second_run_redoes_only_what_changed(small: Prepared) -> None:
 def test_an_error_names_the_case_and_keeps_its_cause(small: Prepared) -> None:
     case = small.dataset.cases[1]
     case.images[0].write_bytes(case.images[0].read_bytes()[:100])
-    for workers in (0, 1):
-        with pytest.raises(DataError, match=case.case_id) as caught:
-            preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=workers)
-        assert caught.value.__cause__ is not None
-        assert caught.value.code != "E-PREPROCESS-CASE", "the reader's own code"
+    with pytest.raises(DataError, match=case.case_id) as caught:
+        preprocess_dataset(small.dataset, small.plan, "2d", small.folder)
+    assert isinstance(caught.value.__cause__, DataError)
+    assert caught.value.code == caught.value.__cause__.code, "the reader's own code"
     assert not (small.folder / f"{case.case_id}.json").exists()
 
 
@@ -212,20 +211,28 @@ def test_unexpected_errors_keep_their_type(small: Prepared, monkeypatch: pytest.
     assert not list(small.folder.glob("*"))
 
 
-def test_workers_write_the_same(small: Prepared, tmp_path: Path) -> None:
-    seen = []
-    preprocess_dataset(small.dataset, small.plan, "2d", small.folder)
-    preprocess_dataset(
-        small.dataset,
-        small.plan,
-        "2d",
-        tmp_path / "two",
-        workers=2,
-        report=lambda step: seen.append(step.done),
-    )
-    for path in small.folder.glob("*.b2nd"):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    assert seen == [0, 1, 2, 3]
+def test_a_worker_writes_the_same_and_reports_the_same_error(small: Prepared, tmp_path: Path) -> None:
+    last, seen = small.dataset.cases[2], []
+    last.images[0].write_bytes(last.images[0].read_bytes()[:100])
+    messages = []
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            preprocess_dataset(
+                small.dataset,
+                small.plan,
+                "2d",
+                tmp_path / f"store{workers}",
+                workers=workers,
+                report=lambda step: seen.append(step.done),
+            )
+        messages.append((str(caught.value), caught.value.code))
+    assert messages[0] == messages[1]
+    assert "read_case" in str(caught.value.__cause__), "the worker's own traceback"
+    assert seen == [0, 1, 2] * 2
+    arrays = sorted((tmp_path / "store0").glob("*.b2nd"))
+    assert len(arrays) == 4
+    for path in arrays:
+        assert path.read_bytes() == (tmp_path / "store1" / path.name).read_bytes()
 
 
 def test_sweeps_what_a_killed_run_left(small: Prepared) -> None:
@@ -292,7 +299,7 @@ class Killed:
 def test_a_killed_worker_is_tried_again_then_named(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Killed(times=2))
     with pytest.raises(DataError, match=small.dataset.cases[0].case_id) as caught:
-        preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=2)
+        preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=1)
     assert caught.value.code == "E-PREPROCESS-KILLED"
     monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Killed(times=1))
     preprocess_dataset(small.dataset, small.plan, "2d", small.folder, workers=1)

@@ -48,8 +48,8 @@ def smaller(configuration: Configuration, patch: tuple[int, ...]) -> Configurati
 
 
 CASES = [
-    ("hippocampus", "3d_fullres", (16, 24, 16)),
-    ("hippocampus", "3d_fullres", (64, 64, 64)),
+    ("hippocampus", "3d_fullres", (24, 32, 24)),
+    ("hippocampus", "3d_fullres", (40, 56, 48)),
     ("sagittal", "3d_fullres", (8, 20, 28)),
     ("sagittal", "2d", (20, 28)),
     ("nuclei", "2d", (96, 128)),
