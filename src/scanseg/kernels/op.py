@@ -111,10 +111,11 @@ def backward_operator(
     from scanseg.kernels.cpu import run
 
     given = Arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    gradients = _new_gradients(given)
-    wanted = [g if t is not None else None for g, t in zip(gradients, given[:8], strict=True)]
-    run.backward(given, dy, states, wanted)
-    return gradients
+    du, ddelta, dA, dB, dC, *optional = (
+        u.new_empty(0) if gradient is None else gradient for gradient in run.backward(given, dy, states)
+    )
+    dD, dz, dbias = optional
+    return du, ddelta, dA, dB, dC, dD, dz, dbias
 
 
 @scan_operator.register_fake
@@ -134,8 +135,24 @@ def _(
 
 
 @backward_operator.register_fake
-def _(dy: Tensor, states: Tensor, *given: Any) -> tuple[Tensor, ...]:
-    return _new_gradients(Arguments(*given))
+def _(
+    dy: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # As in projections, the states of B and C lie side by side.
+    dB, dC = (tensor.new_empty(tensor.mT.shape).mT for tensor in (B, C))
+    dA, dD, dbias = (u.new_empty(0) if t is None else t.new_empty(t.shape) for t in (A, D, delta_bias))
+    dz = u.new_empty(0) if z is None else torch.empty_like(z)
+    return torch.empty_like(u), torch.empty_like(delta), dA, dB, dC, dD, dz, dbias
 
 
 def _new_outputs(u: Tensor, A: Tensor, keep_states: bool) -> tuple[Tensor, Tensor]:
@@ -143,19 +160,6 @@ def _new_outputs(u: Tensor, A: Tensor, keep_states: bool) -> tuple[Tensor, Tenso
     batch, dim, length = u.shape
     shape = (batch, (length + KEPT_EVERY - 1) // KEPT_EVERY, A.shape[1], dim) if keep_states else (0,)
     return torch.empty_like(u), u.new_empty(shape, dtype=torch.float32)
-
-
-def _new_gradients(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns uninitialised gradients; those of B and C have the states side by side, as projections do."""
-
-    def like(tensor: Tensor | None) -> Tensor:
-        return given.u.new_empty(0) if tensor is None else torch.empty_like(tensor)
-
-    dB, dC = (tensor.new_empty(tensor.mT.shape).mT for tensor in (given.B, given.C))
-    along, parameters = (given.u, given.delta), (given.D, given.z, given.delta_bias)
-    du, ddelta = (like(tensor) for tensor in along)
-    dD, dz, dbias = (like(tensor) for tensor in parameters)
-    return du, ddelta, like(given.A), dB, dC, dD, dz, dbias
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -6,7 +6,6 @@ sums are float32 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,36 +39,42 @@ def forward(given: Arguments, y: Tensor, states: Tensor) -> None:
         y.copy_(target)
 
 
-def backward(given: Arguments, dy: Tensor, states: Tensor, gradients: Sequence[Tensor | None]) -> None:
-    """Fills `gradients`, those of (u, delta, A, B, C, D, z, delta_bias), from that of the output, `dy`.
+def backward(given: Arguments, dy: Tensor, states: Tensor) -> list[Tensor | None]:
+    """Returns the gradients of (u, delta, A, B, C, D, z, delta_bias); None where the argument is.
 
     Args:
         given: What the forward scan was given.
-        dy: (batch, dim, length).
+        dy: Gradient of the output, (batch, dim, length).
         states: As filled by `forward`.
-        gradients: None for what is absent.
     """
-    du, ddelta, dA, dB, dC, dD, dz, dbias = gradients
-    given, dy = _readable(given), dy.float() if dy.dtype == torch.float16 else dy
+    readable, dy = _readable(given), dy.float() if dy.dtype == torch.float16 else dy
     sizes = sizes_of(given)
+    du, ddelta, dz = (
+        None if t is None else torch.empty_like(t) for t in (readable.u, readable.delta, readable.z)
+    )
     per_batch = (sizes.batch, sizes.dim)
     per_run = (runs_per_group(sizes), sizes.batch, sizes.groups, sizes.length, sizes.states)
     shapes = ((*per_batch, sizes.states), per_run, per_run, per_batch, per_batch)
     parts = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
-    whole = [
-        torch.empty_like(t, dtype=torch.float32) if t is not None and t.dtype == torch.float16 else t
-        for t in (du, ddelta, dz)
+    addresses = [part.data_ptr() for part in parts]
+    outputs = Gradients(
+        _strided(dy), states.data_ptr(), _strided(du), _strided(ddelta), _strided(dz), *addresses
+    )
+    _run(_backward_kernel, sizes, _described(readable), outputs)
+    dA, dB, dC, dD, dbias = (_summed(part) for part in parts)
+    dB, dC = dB.mT.view_as(given.B), dC.mT.view_as(given.C)
+    return [
+        None if argument is None or gradient is None else gradient.to(argument.dtype)
+        for argument, gradient in zip(given[:8], (du, ddelta, dA, dB, dC, dD, dz, dbias), strict=True)
     ]
-    along, places = [_strided(tensor) for tensor in whole], [part.data_ptr() for part in parts]
-    outputs = Gradients(_strided(dy), states.data_ptr(), *along, *places)  # type: ignore[arg-type]
-    _run(_backward_kernel, sizes, _described(given), outputs)
-    for target, value in zip((du, ddelta, dz), whole, strict=True):
-        if target is not None and value is not None and target is not value:
-            target.copy_(value)
-    for target, part in zip((dA, dB, dC, dD, dbias), parts, strict=True):
-        if target is not None:
-            total = part[0] if part.shape[0] == 1 else part.sum(0)
-            target.copy_(total.transpose(-1, -2).view_as(target) if target is dB or target is dC else total)
+
+
+def _summed(parts: Tensor) -> Tensor:
+    """Returns the sum over the first dimension, in fixed order.
+
+    NumPy and not PyTorch adds, because OpenMP regions hang in a process forked from one that used them.
+    """
+    return parts[0] if parts.shape[0] == 1 else torch.from_numpy(parts.numpy().sum(0))
 
 
 def sizes_of(given: Arguments) -> Sizes:

@@ -17,11 +17,17 @@ from torch.utils.data import get_worker_info
 
 _lock = threading.Lock()
 _executor: ThreadPoolExecutor | None = None
+_forked = False
 
 
 def threads_for(jobs: int) -> int:
-    """Returns how many threads to use: PyTorch's number, at most `jobs`, and one in a DataLoader worker."""
-    return 1 if get_worker_info() is not None else max(1, min(torch.get_num_threads(), jobs))
+    """Returns how many threads to use: PyTorch's number, at most `jobs`.
+
+    One in a DataLoader worker and in any forked process, which shares its parent's cores.
+    """
+    if _forked or get_worker_info() is not None:
+        return 1
+    return max(1, min(torch.get_num_threads(), jobs))
 
 
 def run_jobs(kernel: Callable[[int, int], None], jobs: int, threads: int) -> None:
@@ -56,8 +62,8 @@ def _pool() -> ThreadPoolExecutor:
 
 def _forget() -> None:
     """Forgets the threads, which do not exist in a forked process, and the lock, which one may have held."""
-    global _executor, _lock
-    _executor, _lock = None, threading.Lock()
+    global _executor, _lock, _forked
+    _executor, _lock, _forked = None, threading.Lock(), True
 
 
 if hasattr(os, "register_at_fork"):
