@@ -105,7 +105,9 @@ def scores_figure(
         labels: The classes, at most the first 40 are drawn.
     """
     shown = [label for label in labels if label.value != 0][:_MOST_LABELS]
-    figure = new_figure(max(5.0, 3.6 * len(metrics)), 1.1 + 0.42 * max(2, len(shown)), colour="white")
+    names = [drawable(shorten(label.name, 28)) for label in shown]
+    width, height = 3.6 * len(metrics) + 1.2, 0.7 + 0.42 * max(2, len(shown))
+    figure = new_figure(width, height, colour="white")
     panels = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
     colours = label_colours(labels)
     for axes, (name, facts) in zip(panels, metrics.items(), strict=True):
@@ -123,11 +125,12 @@ def scores_figure(
         axes.grid(axis="x", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         _frame(axes)
-    panels[0].set_yticks(range(len(shown)), labels=[drawable(shorten(label.name, 28)) for label in shown])
+    panels[0].set_yticks(range(len(shown)), labels=names)
     for text in panels[0].get_yticklabels():
         text.set_parse_math(False)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    figure.tight_layout(pad=0.6, w_pad=1.5)
+    left = 0.25 + 0.085 * max((len(name) for name in names), default=0)
+    figure.subplots_adjust(left / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.05 / height, wspace=0.12)
     return png_bytes(figure, dpi=130)
 
 

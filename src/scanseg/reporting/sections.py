@@ -117,18 +117,18 @@ def results_section(scores: Scores) -> Section:
     """Returns the scores per label with intervals, and how to read them."""
     summary = scores.summary
     facts = summary.get("metrics") or {}
-    columns = ["label", "cases", "not applicable", "failed", *(metric_title(facts[n], n) for n in facts)]
+    columns = ["label", "cases", "n/a", "failed", *(metric_title(facts[n], n) for n in facts)]
     rows = []
     for entry in summary.get("labels") or []:
         rows.append(_score_row(entry.get("name", ""), entry.get("metrics") or {}, facts))
     if len(rows) != 1:
         rows.append(_score_row("mean over labels", summary.get("mean") or {}, facts))
-    section = Section(tables=[Table(columns, rows, numeric=1, caption=scores.title)])
+    section = Section(tables=[Table(columns, rows, numeric=1)])
     bootstrap = summary.get("bootstrap") or {}
     if bootstrap:
         section.texts.append(
             f"Mean with {100 * bootstrap.get('confidence', 0.95):.0f} % percentile bootstrap interval: "
-            f"{bootstrap.get('resamples')} resamples of {bootstrap.get('n_units')} "
+            f"{bootstrap.get('resamples', 0):,} resamples of {bootstrap.get('n_units')} "
             f"{bootstrap.get('resampled')}, seed {bootstrap.get('seed')}."
         )
     if "nsd" in facts and summary.get("nsd_tolerance_mm") is not None:
@@ -136,9 +136,9 @@ def results_section(scores: Scores) -> Section:
             f"NSD at a tolerance of {summary['nsd_tolerance_mm']:g} {summary.get('unit', 'mm')}."
         )
     section.texts.append(
-        "A structure in neither mask is not applicable and counts nowhere. A missed or invented structure, "
-        "or a missing prediction, counts as failed and gets the worst value: 0 for overlaps, the diagonal of "
-        "the image for distances."
+        "A structure in neither mask is not applicable (n/a) and counts nowhere. A missed or invented "
+        "structure, or a missing prediction, counts as failed and gets the worst value: 0 for overlaps, the "
+        "diagonal of the image for distances."
     )
     meaning = [
         (metric_title(f, n), f.get("summary", ""), f"{f.get('better', '')} is better")
@@ -324,7 +324,11 @@ def _score_row(title: str, values: Mapping[str, Any], facts: Mapping[str, Any]) 
         first.get("n_not_applicable", 0),
         first.get("n_missed", 0) + first.get("n_invented", 0),
     )
-    return (title, *(str(n) for n in counts), *(interval_text(values.get(n) or {}, facts[n]) for n in facts))
+    return (title, *(str(n) for n in counts), *(_two_lines(values.get(n) or {}, facts[n]) for n in facts))
+
+
+def _two_lines(values: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    return interval_text(values, facts).replace(" (", "\n").replace(")", "")
 
 
 def _states(scores: Scores) -> Counter[str]:
