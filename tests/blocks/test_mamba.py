@@ -59,6 +59,16 @@ def test_equals_the_loop_over_tokens(d_model: int, length: int, options: dict[st
     torch.testing.assert_close(block.float()(tokens.float()), expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_of_another_implementation_give_its_output() -> None:
+    mambapy = pytest.importorskip("mambapy.mamba")
+    torch.manual_seed(0)
+    config = mambapy.MambaConfig(d_model=24, n_layers=1, d_state=16, expand_factor=2, d_conv=4, pscan=False)
+    other, block = mambapy.MambaBlock(config), MambaBlock(24)
+    block.load_state_dict(other.state_dict(), strict=True)
+    tokens = torch.randn(2, 50, 24)
+    torch.testing.assert_close(block(tokens), other(tokens), rtol=1e-4, atol=1e-6)
+
+
 def test_a_token_sees_the_past_and_itself_only() -> None:
     torch.manual_seed(0)
     block = MambaBlock(6).double()

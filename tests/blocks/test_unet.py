@@ -89,7 +89,7 @@ def test_unet_takes_what_its_strides_divide() -> None:
     assert _unet()(torch.zeros(1, 2, 6, 5)).shape == (1, 3, 6, 5)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 5, 4), (1, 1, 4, 4), (1, 2, 4), (1, 2, 4, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 2, 5, 4), (1, 2, 2, 1), (1, 1, 4, 4), (1, 2, 4), (1, 2, 4, 4, 4)])
 def test_unet_refuses_other_inputs(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         _unet()(torch.zeros(shape))

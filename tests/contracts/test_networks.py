@@ -31,7 +31,7 @@ each = pytest.mark.parametrize(("name", "spatial_dims"), CASES)
 
 def _create(name: str, spatial_dims: int, **arguments: Any) -> Any:
     torch.manual_seed(0)
-    options = {key: value for key, value in SMALL.items() if key in (NETWORKS[name].options or {})}
+    options = {key: value for key, value in SMALL.items() if key in NETWORKS[name].options}
     arguments = {"patch_size": PATCH[spatial_dims], **options, **arguments}
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=CHANNELS, out_channels=CLASSES, **arguments
@@ -216,7 +216,7 @@ def test_bfloat16_autocast_is_finite_and_close(name: str, spatial_dims: int) -> 
 
 @each
 def test_all_classes_from_one_up_and_many_channels(name: str, spatial_dims: int) -> None:
-    options = {key: value for key, value in SMALL.items() if key in (NETWORKS[name].options or {})}
+    options = {key: value for key, value in SMALL.items() if key in NETWORKS[name].options}
     for channels, classes in ((1, 1), (5, 7)):
         network = create_network(
             name,

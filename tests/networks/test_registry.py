@@ -34,7 +34,7 @@ def test_every_entry_carries_what_people_ask_for() -> None:
         assert entry.summary
         assert entry.source
         assert any(year in entry.paper for year in map(str, range(2015, 2030)))
-        assert all(option.summary for option in (entry.options or {}).values())
+        assert all(option.summary for option in entry.options.values())
 
 
 def test_default_strides_make_a_network_from_a_patch_alone() -> None:
@@ -61,7 +61,7 @@ def test_unknown_options_list_their_neighbours() -> None:
 def test_documented_defaults_are_the_builders_own(name: str) -> None:
     """Stating every option at its documented default changes nothing."""
     arguments = {key: value for key, value in _ARGUMENTS.items() if key != "base_features"}
-    defaults = {key: option.default for key, option in (NETWORKS[name].options or {}).items()}
+    defaults = {key: option.default for key, option in NETWORKS[name].options.items()}
     with torch.device("meta"):
         plain, stated = create_network(name, **arguments), create_network(name, **arguments, **defaults)
     shapes = [

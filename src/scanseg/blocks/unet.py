@@ -160,7 +160,8 @@ class UNet(nn.Module):
         """Maps images (B, in_channels, *spatial) to logits (B, classes, *spatial), or a list fine to coarse.
 
         Raises:
-            UsageError: Wrong number of axes or channels, or a size that the strides do not divide.
+            UsageError: Wrong number of axes or channels, or a size that is too small or not divisible by the
+                strides.
         """
         self._check_input(x)
         return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
@@ -178,4 +179,11 @@ class UNet(nn.Module):
                 f"The input size {spatial} is not divisible by the network's strides, {self.total_stride}.",
                 code="E-NETWORK-INPUT",
                 hint="Pad the image, or cut patches of the plan's size.",
+            )
+        if spatial == self.total_stride:
+            raise UsageError(
+                f"The input size {spatial} is too small: the coarsest map would have one element, and "
+                f"instance normalisation needs two.",
+                code="E-NETWORK-INPUT",
+                hint=f"Feed {tuple(2 * step for step in self.total_stride)} or more.",
             )

@@ -69,7 +69,7 @@ def describe_network(
         "differences": list(entry.differences),
         "spatial_dims": list(entry.spatial_dims),
         "plan_driven": entry.plan_driven,
-        "options": {key: asdict(option) for key, option in (entry.options or {}).items()},
+        "options": {key: asdict(option) for key, option in entry.options.items()},
         "arguments": {**arguments, "patch_size": list(patch), **options},
         "parameters": parameters,
         "macs": _macs(counts, ("",)),

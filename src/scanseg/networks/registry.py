@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -46,7 +46,7 @@ class NetworkEntry:
     plan_driven: bool = True
     source: str = ""
     differences: tuple[str, ...] = ()
-    options: Mapping[str, Option] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
 
 
 NETWORKS: Registry[NetworkEntry] = Registry("network")
@@ -140,7 +140,7 @@ def check_options(entry: NetworkEntry, options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: Names the option, its near matches and the options there are.
     """
-    known = entry.options or {}
+    known = entry.options
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=3, cutoff=0.5)

@@ -26,7 +26,8 @@ PAPER = (
     "arXiv:2401.04722 (2024)."
 )
 _COMMON_DIFFERENCES = (
-    "The Mamba layers run in float32 under every autocast; the released code does so only for float16.",
+    "The Mamba layers run in float32 under every autocast; the released code does so for some types and in "
+    "some variants only.",
     "The encoder's weights stand in the state_dict once; the released code stores them twice.",
     "The arguments are left as they are; the released code overwrites the plan's block counts.",
 )
