@@ -112,7 +112,12 @@ def test_the_same_seed_gives_the_same_bits(reference, prepared, tmp_path):
 
 def test_two_threads_are_repeatable(prepared, tmp_path):
     for name in ("one", "two"):
-        options = {"network": "umamba_bot", "epochs": 1, "iterations_per_epoch": 3}
+        options = {
+            "network": "umamba_bot",
+            "epochs": 1,
+            "iterations_per_epoch": 2,
+            "validation_iterations": 1,
+        }
         train_network(**{**prepared.arguments(run_folder=tmp_path / name, **options), "threads": 2})
     assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
 
