@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_long_scans_neither_overflow_nor_drift(length, slow, fast):
 
 
 def test_gradients_of_a_long_scan(cases):
-    scan = cases.random_scan(batch=1, dim=2, length=3000, state=2, seed=3)
+    scan = cases.random_scan(batch=1, dim=2, length=1500, state=2, seed=3)
     cases.assert_close(scan.run(selective_scan, backend="cpu"), scan.truth(), torch.float32)
 
 
@@ -236,6 +237,21 @@ def test_compiles_as_one_graph(cases, dtype):
     compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
     values, eager = scan.run(compiled), scan.run(selective_scan)
     assert all(torch.equal(values[name], eager[name]) for name in values)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler of torch.compile needs g++")
+def test_compiles_between_other_operations(cases):
+    torch.compiler.reset()
+
+    def block(**arguments):
+        arguments["u"] = torch.nn.functional.silu(arguments["u"])
+        return selective_scan(**arguments).square()
+
+    scan = cases.random_scan(dim=20, length=40, layout="last")
+    values, eager = scan.run(torch.compile(block, fullgraph=True)), scan.run(block)
+    cases.assert_close(values, {name: tensor.double() for name, tensor in eager.items()}, torch.float32)
 
 
 def test_compiles_with_changing_lengths(cases):

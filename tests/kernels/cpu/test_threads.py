@@ -124,10 +124,11 @@ print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_scans_without_threads():
     # In a process of its own, because PyTorch's OpenMP threads do not survive a fork of pytest's.
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=250)
     assert done.stdout.strip() == "child 0", done.stdout + done.stderr
 
 
@@ -140,11 +141,12 @@ class _Scans(Dataset):
         return _checksum(), len(_pool_threads())
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_data_loader_worker_scans_without_threads(method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} on this system")
-    loader = DataLoader(_Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=100)
+    loader = DataLoader(_Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=250)
     for checksum, started in loader:
         assert checksum == _checksum()
         assert started == 0
