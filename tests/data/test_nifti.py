@@ -131,6 +131,16 @@ def test_two_dimensional_images_have_two_axes(tmp_path):
     assert image.geometry.affine is None
 
 
+def test_a_plain_file_must_have_its_length_already_for_its_header(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((3, 4, 5), np.int16))
+    whole = path.read_bytes()
+    for content, code in ((whole + b"x", "E-FILE-TRAILING"), (whole[:-1], "E-FILE-TRUNCATED")):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read_geometry(path)
+        assert caught.value.code == code
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

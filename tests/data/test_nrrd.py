@@ -149,6 +149,17 @@ def test_spaces_are_turned_to_ras(tmp_path, space, signs):
     np.testing.assert_array_equal(affine.diagonal(), (signs[0], signs[1] * 2, 3, 1))
 
 
+def test_a_mask_says_its_place_in_the_words_of_its_image(tmp_path):
+    image = read_image(
+        file(tmp_path / "a.nrrd", space="right-anterior-superior", space_origin="(1.50, 2, 3e0)")
+    )
+    write_label_map(tmp_path / "b.nrrd", image.array[0].astype(int), image.geometry)
+    text = (tmp_path / "b.nrrd").read_bytes()
+    assert b"\nspace: right-anterior-superior\n" in text
+    assert b"\nspace origin: (1.50, 2, 3e0)\n" in text
+    np.testing.assert_array_equal(read_image(tmp_path / "b.nrrd").geometry.affine, image.geometry.affine)
+
+
 def test_spacings_without_a_space_have_no_orientation(tmp_path):
     fields = {"space": None, "space_directions": None, "space_origin": None, "spacings": "0.5 0.6 0.7"}
     image = read_image(file(tmp_path / "a.nrrd", **fields))

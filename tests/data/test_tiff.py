@@ -238,6 +238,47 @@ def test_crafted_directories_are_refused(tmp_path, content, code):
     assert code_of(tmp_path / "a.tif") == code
 
 
+def test_a_looped_chain_is_called_so(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiny(pages=3, last=None))
+    with pytest.raises(DataError, match="is a loop"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_pages_must_not_share_their_pixels(tmp_path):
+    """A small file whose pages all point to one large strip would unpack without bound."""
+    shared = tiny(pages=20, t257=(4, 800), t278=(4, 800), t273=(4, 8 + 20 * 114), t279=(4, 6400))
+    (tmp_path / "a.tif").write_bytes(shared[:-1280] + bytes(6400))
+    assert code_of(tmp_path / "a.tif") == "E-TIFF-DAMAGED"
+
+
+def test_pages_must_not_share_their_tables(tmp_path):
+    """A table of strips that all pages point to would be read over and over."""
+    pages, rows = 20, 400
+    size = 2 + 12 * 9 + 4
+    table, out = 8 + pages * size, b"II*\0" + struct.pack("<I", 8)
+    for page in range(pages):
+        values = {
+            256: 1,
+            257: rows,
+            258: 8,
+            259: 1,
+            262: 1,
+            273: table,
+            277: 1,
+            278: 1,
+            279: table + 4 * rows,
+        }
+        out += struct.pack("<H", 9)
+        for code, value in values.items():
+            out += struct.pack("<HHII", code, 4, rows if code in (273, 279) else 1, value)
+        out += struct.pack("<I", 8 + (page + 1) * size if page + 1 < pages else 0)
+    end = table + 8 * rows
+    out += struct.pack(f"<{rows}I", *range(end, end + rows)) + struct.pack(f"<{rows}I", *[1] * rows)
+    (tmp_path / "a.tif").write_bytes(out + bytes(rows))
+    with pytest.raises(DataError, match="directories overlap"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_pages_are_limited(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiny(pages=5))
     assert code_of(tmp_path / "a.tif", limits=Limits(pages=4)) == "E-IMAGE-LIMIT"
