@@ -97,7 +97,9 @@ def _sized(row: Row, geometry: Geometry, names: Sequence[str]) -> Row:
     sizes = {}
     if unit != "px":
         kind = "volume_ml" if unit == "ml" else "area_mm2"
-        sizes = {f"{mask}_{kind}": row[f"{mask}_voxels"] * voxel for mask in ("reference", "prediction")}
+        sizes = {
+            f"{mask}_{kind}": round(row[f"{mask}_voxels"] * voxel, 9) for mask in ("reference", "prediction")
+        }
     facts = {name: value for name, value in row.items() if name not in names}
     return {**facts, **sizes, **{name: row[name] for name in names}}
 

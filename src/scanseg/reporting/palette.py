@@ -12,7 +12,7 @@ _BASE = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73")
 # The same hues lighter, then darker, then much lighter, for the sixth label and on.
 _MIXES = ((0.0, 1.0), (0.45, 1.0), (0.35, 0.0), (0.75, 1.0))
 
-MISSED, EXTRA, CONFUSED, OUTLINE = "#E8412A", "#2F6BFF", "#7DFFB0", "#D0D5DA"
+MISSED, EXTRA, CONFUSED, OUTLINE = "#E8412A", "#2F6BFF", "#D9C2FF", "#D0D5DA"
 """Colours of differences: in the reference only, in the prediction only, another label; then the outline."""
 
 

@@ -1,4 +1,16 @@
-"""The files of a run folder, read so that a missing or damaged one becomes a note and not an error."""
+"""The files of a run folder, read so that a missing or damaged one becomes a note and not an error.
+
+What the report takes from them, all of it optional:
+
+- config.json: `dataset_name network.name network.options configuration fold split channel_names
+  weights_sha256 scanseg_version training.epochs training.seconds`
+- plan.json: `default_configuration configurations orientation reasons warnings`
+- dataset.json: `name modality licence citation channel_names numTraining`
+- check.json: `statistics findings cases`, as `CheckResult.as_dict` makes them
+- run.json: `command versions platform device threads seconds`
+- recipe.toml: every field; metrics.jsonl: see `curves.progress_figure`
+- validation/ and unseen/: `summary.json cases.csv` of `Evaluation.save`, `failures.csv`, previews/CASE.png
+"""
 
 from __future__ import annotations
 

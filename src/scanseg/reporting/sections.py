@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scanseg.reporting.curves import duration
+from scanseg.reporting.phrases import comma, short_number, spread_text, times, unit_power, value_text
 from scanseg.reporting.run_files import RunFiles, Scores
 from scanseg.reporting.tables import interval_text, metric_title, number_text
 
 _MOST_ROWS = 400
+_FEW = 10
 _PLAN_FIELDS = {
     "spatial_dims": "dimensions of a patch",
     "spacing": "spacing after resampling",
@@ -102,7 +103,7 @@ def headline_cards(run: RunFiles) -> list[Card]:
             cards.append(Card(title, number_text(values.get("mean"), facts.get(name, {})), interval))
         states = _states(scores)
         failed = states["missed"] + states["invented"] + states["no_prediction"]
-        note = "missed, invented or not predicted; counted with the worst value" if failed else "none"
+        note = "missed, invented or not predicted; counted with the worst value" if failed else ""
         cards.append(Card("failed structures", f"{failed} of {sum(states.values())}", note))
         cards.append(Card("cases measured", str(scores.summary.get("n_cases", "")), scores.title))
     training = run.config.get("training") or {}
@@ -131,6 +132,11 @@ def results_section(scores: Scores) -> Section:
             f"{bootstrap.get('resamples', 0):,} resamples of {bootstrap.get('n_units')} "
             f"{bootstrap.get('resampled')}, seed {bootstrap.get('seed')}."
         )
+        if bootstrap.get("n_units", 99) < _FEW:
+            section.texts.append(
+                f"From fewer than {_FEW} {bootstrap.get('resampled')} an interval is a rough guide and tends to "
+                "be too narrow."
+            )
     if "nsd" in facts and summary.get("nsd_tolerance_mm") is not None:
         section.texts.append(
             f"NSD at a tolerance of {summary['nsd_tolerance_mm']:g} {summary.get('unit', 'mm')}."
@@ -224,11 +230,11 @@ def data_section(run: RunFiles) -> Section:
         "trained on": len(split["train"]) if split.get("train") else None,
         "test cases": statistics.get("test_cases"),
         "patients (groups)": statistics.get("groups"),
-        "channels": _comma(_names(run)),
+        "channels": comma(_names(run)),
         "modality": run.dataset.get("modality"),
-        "size (z, y, x)": _spread(statistics.get("shape")),
-        "spacing (z, y, x)": _spread(statistics.get("spacing"), statistics.get("spacing_unit", "")),
-        "orientations": _comma(f"{k} ({n})" for k, n in (statistics.get("orientations") or {}).items()),
+        "size (z, y, x)": spread_text(statistics.get("shape")),
+        "spacing (z, y, x)": spread_text(statistics.get("spacing"), statistics.get("spacing_unit", "")),
+        "orientations": comma(f"{k} ({n})" for k, n in (statistics.get("orientations") or {}).items()),
         "licence": run.dataset.get("licence"),
         "citation": run.dataset.get("citation"),
     }
@@ -241,7 +247,7 @@ def data_section(run: RunFiles) -> Section:
                 entry.get("name", ""),
                 str(entry.get("value", "")),
                 str(entry.get("cases", "")),
-                _short(entry.get("median_size")),
+                short_number(entry.get("median_size")),
             )
             for entry in labels
         ]
@@ -249,7 +255,7 @@ def data_section(run: RunFiles) -> Section:
             "label",
             "value",
             "cases with it",
-            f"median size ({_power(unit)})" if unit else "median size",
+            f"median size ({unit_power(unit)})" if unit else "median size",
         ]
         section.tables.append(Table(columns, [*rows], numeric=1))
     findings = run.check.get("findings") or []
@@ -278,18 +284,22 @@ def plan_section(run: RunFiles) -> Section:
         ("configuration", "default_configuration", name),
         ("orientation", "orientation", run.plan.get("orientation")),
     ]
-    rows = [(title, _value(key, value), reasons.get(key, "")) for title, key, value in general if value]
+    rows = [(title, value_text(key, value), reasons.get(key, "")) for title, key, value in general if value]
     for key, title in _PLAN_FIELDS.items():
         if key in configuration:
             rows.append(
-                (title, _value(key, configuration[key]), reasons.get(f"{name}.{key}", reasons.get(key, "")))
+                (
+                    title,
+                    value_text(key, configuration[key]),
+                    reasons.get(f"{name}.{key}", reasons.get(key, "")),
+                )
             )
     return Section(tables=[Table(["what", "value", "why"], [*rows])]) if configuration else Section()
 
 
 def recipe_section(run: RunFiles) -> Section:
     """Returns the recipe as it was used."""
-    rows = [(key.replace("_", " "), _value(key, value)) for key, value in run.recipe.items()]
+    rows = [(key.replace("_", " "), value_text(key, value)) for key, value in run.recipe.items()]
     return Section(tables=[Table(["what", "value"], [*rows])]) if rows else Section()
 
 
@@ -302,9 +312,9 @@ def repeat_section(run: RunFiles) -> Section:
         "threads": run.run.get("threads"),
         "platform": run.run.get("platform"),
         "wall time": duration(float(run.run["seconds"])) if run.run.get("seconds") else None,
-        "versions": _comma(f"{name} {number}" for name, number in versions.items()),
+        "versions": comma(f"{name} {number}" for name, number in versions.items()),
         "written by": f"scanseg {run.config['scanseg_version']}" if "scanseg_version" in run.config else None,
-        "network options": _value("", network.get("options")) if network.get("options") else None,
+        "network options": value_text("", network.get("options")) if network.get("options") else None,
         "SHA-256 of the weights": run.config.get("weights_sha256"),
     }
     return Section(facts=[(name, str(value)) for name, value in facts.items() if value not in (None, "")])
@@ -350,7 +360,7 @@ def _case_tables(run: RunFiles) -> list[tuple[str, Table]]:
         part = case.get("part", "")
         if name in trained or name in held_out:
             part = "validation" if name not in trained else "training"
-        shape, spacing = _times(case.get("shape")), _times(case.get("spacing"))
+        shape, spacing = times(case.get("shape")), times(case.get("spacing"))
         rows.append(
             (name, part, str(case.get("group") or ""), shape, f"{spacing} {case.get('unit', '')}".strip())
         )
@@ -361,48 +371,6 @@ def _case_tables(run: RunFiles) -> list[tuple[str, Table]]:
 def _names(run: RunFiles) -> list[str]:
     names = run.config.get("channel_names") or run.dataset.get("channel_names") or []
     return [str(name) for name in (names.values() if isinstance(names, Mapping) else names)]
-
-
-def _spread(values: Any, unit: str = "") -> str:
-    if not isinstance(values, Mapping) or not values.get("median"):
-        return ""
-    low, middle, high = (_times(values.get(key)) for key in ("min", "median", "max"))
-    text = middle if low == high else f"median {middle}, from {low} to {high}"
-    return f"{text} {unit}".strip()
-
-
-def _value(key: str, value: Any) -> str:
-    if key == "memory_bytes" and isinstance(value, int | float):
-        return f"{value / 1e9:.2f} GB"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return _comma(f"{name} = {_value('', part)}" for name, part in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        if value and all(isinstance(part, list | tuple) for part in value):
-            return _comma(_times(part) for part in value)
-        if key in ("patch_size", "spacing", "median_shape"):
-            return _times(value)
-        return _comma(_value("", part) for part in value)
-    return _short(value) if isinstance(value, float) else str(value)
-
-
-def _times(values: Any) -> str:
-    return " × ".join(_short(value) for value in values or [])
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int | float) and math.isfinite(value):
-        return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value:.0f}"
-    return "" if value is None else str(value)
-
-
-def _comma(parts: Any) -> str:
-    return ", ".join(str(part) for part in parts)
-
-
-def _power(unit: str) -> str:
-    return unit.replace("2", "²").replace("3", "³")
 
 
 def _joined(failure: Mapping[str, str]) -> str:
