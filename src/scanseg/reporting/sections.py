@@ -134,8 +134,8 @@ def results_section(scores: Scores) -> Section:
         )
         if bootstrap.get("n_units", 99) < _FEW:
             section.texts.append(
-                f"From fewer than {_FEW} {bootstrap.get('resampled')} an interval is a rough guide and tends to "
-                "be too narrow."
+                f"From fewer than {_FEW} {bootstrap.get('resampled')} an interval is a rough guide and tends "
+                "to be too narrow."
             )
     if "nsd" in facts and summary.get("nsd_tolerance_mm") is not None:
         section.texts.append(
