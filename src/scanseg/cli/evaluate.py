@@ -58,7 +58,7 @@ def evaluate(
     print_scores(out, "Scores (mean and 95 % interval)", evaluation.summary)
     missing = evaluation.summary.get("missing_predictions", [])
     for case_id in missing:
-        out.err.print(f"[yellow]W-EVALUATE-MISSING[/]  {case_id}: no prediction; counted as missed.")
+        out.err.print(f"[yellow]E-EVALUATE-MISSING[/]  {case_id}: no prediction; counted as missed.")
     out.say(f"Written: {folder / 'cases.csv'}, {folder / 'summary.json'}")
     out.result(evaluation.summary)
     return 4 if missing else 0

@@ -31,7 +31,7 @@ def evaluate(
         dataset: Names the labels, and the groups for the intervals; without it labels are named by value.
         metrics: Names of metrics; all by default.
         nsd_tolerance_mm: Tolerance of the normalised surface Dice.
-        workers: Extra processes.
+        workers: Threads that work on cases.
         report: Told about each case.
 
     Raises:

@@ -25,12 +25,14 @@ from scanseg.nnunet.plan import make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
 from scanseg.pipeline.predicting import require_writable
 from scanseg.pipeline.workspace import Workspace, open_workspace
-from scanseg.progress import Report, silent
-from scanseg.reporting.figures import comparison
+from scanseg.progress import Progress, Report, silent
+from scanseg.reporting.figures import comparison, progress_figure
 from scanseg.reporting.report import write_report
 from scanseg.training.loop import train_network
 from scanseg.training.recipe import Recipe
 from scanseg.types import Case
+
+CURVES_EVERY_S = 20
 
 
 @dataclass
@@ -151,7 +153,7 @@ def train(
             threads=threads,
             workers=workers,
             fold=number,
-            report=report,
+            report=_drawing_curves(report, part),
         )
         outcome.folds.append({"fold": number, **result.as_dict()})
         if validate and number != "all":
@@ -163,6 +165,23 @@ def train(
         write_report(folder)
     outcome.seconds = time.perf_counter() - started_s
     return outcome
+
+
+def _drawing_curves(report: Report, run: Path) -> Report:
+    """Returns a reporter that also keeps progress.png up to date, a few times a minute at most."""
+    metrics, drawn = run / "metrics.jsonl", {"size": 0, "time_s": 0.0}
+
+    def tell(progress: Progress) -> None:
+        report(progress)
+        now_s = time.monotonic()
+        if progress.stage != "train" or now_s - drawn["time_s"] < CURVES_EVERY_S or not metrics.is_file():
+            return
+        size = metrics.stat().st_size
+        if size > drawn["size"]:
+            progress_figure(metrics, run / "progress.png")
+        drawn.update(size=size, time_s=now_s)
+
+    return tell
 
 
 def _recipe(recipe: Recipe | Path | str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
