@@ -200,9 +200,11 @@ def test_a_number_that_is_none_is_never_hidden(cases, name, poison):
     assert torch.equal(y.isnan(), truth.isnan())
 
 
-def test_growth_overflows_as_the_reference_does():
+@pytest.mark.parametrize("step", [40.0, 200.0], ids=["over several steps", "in one step"])
+def test_growth_overflows_as_the_reference_does(step):
     u = torch.ones(1, 1, 6)
-    arguments = (u, 40.0 * u, torch.ones(1, 1), u, u)
+    delta = torch.tensor([[[1.0, 1.0, step, step, step, 1.0]]])
+    arguments = (u, delta, torch.ones(1, 1), u, u)
     y, truth = selective_scan(*arguments, backend="cpu"), selective_scan_reference(*arguments)
     assert torch.equal(y.isinf(), truth.isinf())
     assert truth.isinf().any()
