@@ -7,6 +7,7 @@ import pytest
 
 from scanseg import pipeline
 
+CHANGES_3D = {"network": "umamba_bot", "patch_size": (24, 32, 24)}
 SMALL = {"epochs": 2, "iterations_per_epoch": 3, "validation_iterations": 1, "batch_size": 2}
 
 
@@ -33,7 +34,7 @@ def train_small(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture(scope="session")
 def run_3d(train_small: Callable[..., Path]) -> Path:
     """U-Mamba (Bot), 3D, fold 0 of the hippocampus images."""
-    return train_small("hippocampus", "hippocampus", changes={"network": "umamba_bot"})
+    return train_small("hippocampus", "hippocampus", changes=CHANGES_3D)
 
 
 @pytest.fixture(scope="session")

@@ -104,8 +104,10 @@ def test_all_48_orientations_give_the_same_anatomy(
     model_3d: scanseg.Model, image_3d: Path, tmp_path: Path
 ) -> None:
     original = nibabel.load(image_3d)
-    voxels = np.asarray(original.dataobj)
-    expected = model_3d.predict(image_3d, step_size=1.0).mask.T
+    voxels = np.asarray(original.dataobj)[4:28, 6:38, 4:28]
+    nibabel.save(nibabel.Nifti1Image(voxels, original.affine), tmp_path / "upright.nii.gz")
+    expected = model_3d.predict(tmp_path / "upright.nii.gz", step_size=1.0).mask.T
+    assert len(np.unique(expected)) > 1
     for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
         turn = np.array([[axis, sign] for axis, sign in zip(order, signs, strict=True)])
         affine = original.affine @ inv_ornt_aff(turn, voxels.shape)

@@ -11,6 +11,7 @@ from scanseg import pipeline
 from scanseg.errors import DatasetError, UsageError
 from scanseg.files import read_json, sha256
 
+CHANGES_3D = {"network": "umamba_bot", "patch_size": (24, 32, 24)}
 RUN_FILES = {
     "config.json",
     "model.safetensors",
@@ -57,7 +58,7 @@ def test_metrics_are_json_lines(run_3d: Path) -> None:
 
 def test_the_same_command_again_changes_nothing(run_3d: Path, train_small: Callable[..., Path]) -> None:
     before = sha256(run_3d / "model.safetensors")
-    train_small("hippocampus", "hippocampus", changes={"network": "umamba_bot"})
+    train_small("hippocampus", "hippocampus", changes=CHANGES_3D)
     assert sha256(run_3d / "model.safetensors") == before
 
 
@@ -65,7 +66,7 @@ def test_other_settings_are_refused_with_the_difference(
     run_3d: Path, train_small: Callable[..., Path]
 ) -> None:
     with pytest.raises(UsageError, match="learning_rate"):
-        train_small("hippocampus", "hippocampus", changes={"network": "umamba_bot", "learning_rate": 0.5})
+        train_small("hippocampus", "hippocampus", changes={**CHANGES_3D, "learning_rate": 0.5})
 
 
 def test_nothing_is_written_to_a_foreign_folder(tmp_path: Path, demo_data: Path) -> None:
