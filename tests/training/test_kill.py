@@ -14,7 +14,7 @@ from scanseg.files import sha256
 from scanseg.training.loop import train_network
 
 KILLS = int(os.environ.get("SCANSEG_KILLS", "8"))
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(60 + 3 * KILLS)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300 + 5 * KILLS)]
 
 
 def outcome(run: Path) -> tuple[str, str, int]:
