@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint docs faults clean system-packages
+.PHONY: help demo test lint docs faults clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"

@@ -93,16 +93,35 @@ def recipes_page() -> str:
 
 
 def errors_page() -> str:
-    """Returns every error code with the places that raise it, from the source."""
-    found: dict[str, set[str]] = {}
+    """Returns every code with its sentences and remedies, from the calls in the source."""
+    found: dict[str, dict[str, None]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            value = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(value, str) and re.fullmatch(r"[EWI]-[A-Z0-9]+(-[A-Z0-9]+)+", value):
-                found.setdefault(value, set()).add(str(path.relative_to(SOURCE)))
-    lines = ["# Codes of errors, warnings and notes\n", "| code | raised in |", "|---|---|"]
-    lines += [f"| `{code}` | {', '.join(f'`{p}`' for p in sorted(found[code]))} |" for code in sorted(found)]
-    return "\n".join(lines) + "\n"
+            if isinstance(node, ast.Call):
+                for code, sentence in _sentences(node):
+                    found.setdefault(code, {})[sentence] = None
+    lines = ["# Codes of errors, warnings and notes\n", "`{...}` stands for what was found.\n"]
+    for code in sorted(found):
+        lines += [f"## {code}\n", *(f"- {sentence}" for sentence in found[code] if sentence), ""]
+    return "\n".join(lines)
+
+
+def _sentences(call: ast.Call) -> list[tuple[str, str]]:
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    texts = [_text(value) for value in values]
+    codes = [text for text in texts if re.fullmatch(r"[EWI](-[A-Z0-9]+){2,}", text)]
+    sentences = [text for text in texts if " " in text]
+    return [(code, " ".join(sentences)) for code in codes]
+
+
+def _text(node: ast.expr) -> str:
+    """Returns the text of a string or f-string, with `{...}` for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if not isinstance(node, ast.JoinedStr):
+        return ""
+    parts = [str(part.value) if isinstance(part, ast.Constant) else "{...}" for part in node.values]
+    return re.sub(r"\s+", " ", "".join(parts)).strip()
 
 
 PAGES = {

@@ -59,6 +59,6 @@ def main() -> None:
     # Threads that wait by spinning make torch many times slower while another program uses the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        app(prog_name="scanseg")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
