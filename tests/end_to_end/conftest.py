@@ -24,6 +24,7 @@ def train_small(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
             changes=changes,
             network_options={"base_features": 4},
             threads=1,
+            tensorboard=False,
             **options,  # type: ignore[arg-type]
         )
         return root / name

@@ -1,7 +1,7 @@
-"""Trains the same run again and again, killing it at random moments, until it is done.
+"""Trains a run again and again, killing it at random moments until it is done; then the next run.
 
 Run as a script, with a JSON object on the command line; prints a JSON object. The packages are imported once;
-each attempt is a fork of this process, which has no threads yet.
+each attempt is a fork of this process, which has no threads.
 """
 
 import json
@@ -13,13 +13,30 @@ import time
 from pathlib import Path
 
 
+def attempt(arguments: dict, wait_s: float | None) -> int:
+    """Trains in a fork, killed after `wait_s`; returns its exit code, minus the signal if it was killed."""
+    from scanseg.training.loop import train_network
+
+    child = os.fork()
+    if child == 0:
+        try:
+            train_network(**arguments)
+        except BaseException as error:
+            sys.stderr.write(f"{error!r}\n")
+            os._exit(1)
+        os._exit(0)
+    if wait_s is not None:
+        time.sleep(wait_s)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def main(
-    plan: str, configuration: str, store: str, run: str, split: dict, recipe: str, kills: int, seed: int
+    *, plan: str, configuration: str, store: str, folder: str, split: dict, recipe: str, kills: int, seed: int
 ):
-    """Returns how often the training was killed, and when."""
+    """Trains `run0` undisturbed, then further runs under fire until there were `kills` kills."""
     from scanseg.data.splits import Split
     from scanseg.nnunet.plan import Plan
-    from scanseg.training.loop import train_network
     from scanseg.training.recipe import Recipe
 
     arguments = {
@@ -28,29 +45,20 @@ def main(
         "store_folder": Path(store),
         "split": Split(tuple(split["train"]), tuple(split["validation"])),
         "recipe": Recipe.load(recipe),
-        "run_folder": Path(run),
         "device": "cpu",
         "threads": 1,
     }
-    generator, killed = random.Random(seed), []
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                train_network(**arguments)
-            except BaseException as error:
-                sys.stderr.write(f"{error!r}\n")
-                os._exit(1)
-            os._exit(0)
-        wait_s = generator.uniform(0.05, 1.2)
-        if len(killed) < kills:
-            time.sleep(wait_s)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            killed.append(round(wait_s, 3))
-            continue
-        return {"kills": killed, "status": os.waitstatus_to_exitcode(status)}
+    generator = random.Random(seed)
+    started_s = time.monotonic()
+    codes = [[attempt({**arguments, "run_folder": Path(folder) / "run0"}, None)]]
+    whole_s = time.monotonic() - started_s
+    while sum(code == -signal.SIGKILL for run in codes for code in run) < kills:
+        run: list[int] = []
+        target = Path(folder) / f"run{len(codes)}"
+        while not run or run[-1] == -signal.SIGKILL:
+            run.append(attempt({**arguments, "run_folder": target}, generator.uniform(0.02, 0.6) * whole_s))
+        codes.append(run)
+    return codes
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ def train(
         float | None, typer.Option("--memory", help="GiB a training step may use; the plan shrinks to it.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of everything random.")] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard", help="Event files for TensorBoard.", show_default="if installed"
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Erase the run and begin again.")] = False,
     validate: Annotated[
         bool,
@@ -114,6 +120,7 @@ def train(
             device=device,
             threads=threads,
             workers=workers,
+            tensorboard=tensorboard,
             report=report,
         )
     print_scores(out, "Held-out cases", result.summary)

@@ -23,6 +23,7 @@ from scanseg.inference.cohort import predict_cohort
 from scanseg.inference.predict import Model
 from scanseg.nnunet.plan import make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
+from scanseg.optional import is_installed
 from scanseg.pipeline.predicting import require_writable
 from scanseg.pipeline.workspace import Workspace, open_workspace
 from scanseg.progress import Progress, Report, silent
@@ -81,6 +82,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    tensorboard: bool | None = None,
     report: Report = silent,
 ) -> TrainOutcome:
     """Trains a network on a dataset, from its files to a run folder with a report.
@@ -103,6 +105,7 @@ def train(
         device: As in `resolve_device`.
         threads: Processor threads; all usable cores by default.
         workers: Processes that prepare batches.
+        tensorboard: Also write TensorBoard's event files; if it is installed, unless told otherwise.
         report: Told about every stage.
 
     Raises:
@@ -153,6 +156,7 @@ def train(
             threads=threads,
             workers=workers,
             fold=number,
+            tensorboard=is_installed("tensorboard") if tensorboard is None else tensorboard,
             report=_drawing_curves(report, part),
         )
         outcome.folds.append({"fold": number, **result.as_dict()})
