@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from scanseg.errors import ModelError
+from scanseg.nnunet import resample
 from scanseg.nnunet.cases import read_case
 from scanseg.nnunet.export import logits_to_label_map, logits_to_probabilities
 from scanseg.nnunet.plan import Plan
@@ -109,6 +111,53 @@ def test_label_map_and_probabilities_of_one_class_at_a_time(sagittal: Prepared) 
     np.testing.assert_array_equal(chances.argmax(0), label_map)
 
 
+@pytest.mark.parametrize(("name", "configuration", "spacing"), [CASES[1], CASES[4], CASES[5], CASES[6]])
+def test_logits_and_probabilities_in_files_change_nothing(
+    name: str,
+    configuration: str,
+    spacing: tuple[float, ...],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Slab by slab, each released after use, from a network's logits to probabilities."""
+    prepared: Prepared = request.getfixturevalue(name)
+    plan = with_spacing(prepared.plan, configuration, spacing)
+    image, _ = read_case(prepared.dataset.cases[1], prepared.dataset.labels, orientation=None)
+    case = preprocess_case(image, None, plan, configuration)
+    planned = plan.configurations[configuration]
+    planned = planned.model_copy(update={"patch_size": (*planned.patch_size[:-2], 24, 32)})
+    torch.manual_seed(0)
+    module = (torch.nn.Conv2d if planned.spatial_dims == 2 else torch.nn.Conv3d)(1, 4, 3, padding=1)
+    monkeypatch.setattr(resample, "_SLAB_BYTES", 2**16)
+    made = []
+    for limit in (2**30, 0):
+        logits = predict_logits(
+            module,
+            torch.from_numpy(case.data),
+            planned,
+            device="cpu",
+            memory_bytes=limit,
+            folder=tmp_path,
+        )
+        made.append(
+            logits_to_label_map(
+                logits,
+                case.properties,
+                plan,
+                configuration,
+                probabilities=True,
+                memory_bytes=limit,
+                folder=tmp_path,
+            )
+        )
+    (label_map, chances), (filed_map, filed_chances) = made
+    assert len(np.unique(label_map)) > 1
+    np.testing.assert_array_equal(filed_map, label_map)
+    np.testing.assert_array_equal(filed_chances, chances)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "spacings"),
     [
@@ -123,8 +172,6 @@ def test_label_map_and_probabilities_of_one_class_at_a_time(sagittal: Prepared) 
 def test_resampler_equals_stock(old: Any, new: Any, spacings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value by value, in slabs of one slice and in one slab."""
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
-
-    from scanseg.nnunet import resample
 
     array = np.random.default_rng(0).standard_normal(old).astype(np.float32)
     expected = resample_data_or_seg_to_shape(

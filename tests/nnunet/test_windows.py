@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from scanseg.errors import ModelError, UsageError
+from scanseg.errors import Error, ModelError, UsageError
 from scanseg.nnunet.cases import read_case
 from scanseg.nnunet.plan import Configuration
 from scanseg.nnunet.preprocess import preprocess_case
@@ -175,3 +180,136 @@ def test_wrong_arguments(hippocampus: Prepared, arguments: dict[str, Any], code:
             network(3), torch.zeros(1, 8, 8, 8), hippocampus.plan.configuration(), device="cpu", **arguments
         )
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize(
+    ("name", "patch", "shape"),
+    [
+        ("3d_fullres", (16, 24, 16), (33, 25, 17)),
+        ("3d_fullres", (16, 24, 16), (5, 40, 3)),
+        ("3d_fullres", (16, 24, 16), (1, 1, 1)),
+        ("2d", (24, 16), (5, 41, 33)),
+        ("2d", (24, 16), (3, 9, 40)),
+    ],
+)
+def test_sums_in_a_file_have_equal_bits(
+    hippocampus: Prepared, tmp_path: Path, name: str, patch: tuple[int, ...], shape: Any, mirror: bool
+) -> None:
+    """Against the sums in memory, which are those the stock predictor's test compares."""
+    planned = smaller(hippocampus.plan.configurations[name], patch)
+    data = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+    module = network(planned.spatial_dims, 5)
+    for dtype in (torch.float32, torch.float16):
+        arguments: dict[str, Any] = {"device": "cpu", "mirror": mirror, "dtype": dtype}
+        kept = predict_logits(module, data, planned, **arguments)
+        filed = predict_logits(module, data, planned, memory_bytes=0, folder=tmp_path, **arguments)
+        assert is_mapped(tmp_path)
+        assert filed.dtype == kept.dtype
+        assert torch.equal(filed, kept)
+        # What an ensemble does with them.
+        assert torch.equal(filed.add_(filed).div_(3), kept.add_(kept).div_(3))
+    assert list(tmp_path.iterdir()) == []
+    del filed
+    gc.collect()
+    assert not is_mapped(tmp_path)
+
+
+def is_mapped(folder: Path) -> bool:
+    """Whether this process holds a file in `folder` open through a memory map."""
+    return str(folder) in Path("/proc/self/maps").read_text() if sys.platform == "linux" else True
+
+
+def test_the_limit_counts_bytes_of_the_sums(hippocampus: Prepared, tmp_path: Path) -> None:
+    planned = smaller(hippocampus.plan.configuration(), (16, 24, 16))
+    data, size = torch.rand(1, 20, 24, 16), 3 * 20 * 24 * 16 * 4
+    found = predict_logits(network(3), data, planned, device="cpu", memory_bytes=size, folder=tmp_path / "no")
+    assert found.shape == (3, 20, 24, 16)
+    with pytest.raises(Error) as caught:
+        predict_logits(network(3), data, planned, device="cpu", memory_bytes=size - 1, folder=tmp_path / "no")
+    assert caught.value.code == "E-PREDICT-FOLDER"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_file_goes_after_an_error(hippocampus: Prepared, tmp_path: Path) -> None:
+    planned, module = smaller(hippocampus.plan.configuration(), (16, 24, 16)), network(3)
+    with torch.no_grad():
+        module[2].bias[1] = math.nan
+    arguments: dict[str, Any] = {"device": "cpu", "memory_bytes": 0, "folder": tmp_path}
+    seen: list[bool] = []
+    with pytest.raises(ModelError):
+        predict_logits(
+            module,
+            torch.rand(1, 16, 30, 16),
+            planned,
+            report=lambda _: seen.append(is_mapped(tmp_path)),
+            **arguments,
+        )
+    gc.collect()
+    assert seen == [True, True]
+    assert not is_mapped(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+MEASURE = """
+import gc, json, sys, threading, time
+from pathlib import Path
+import torch
+from scanseg.nnunet.export import logits_to_label_map
+from scanseg.nnunet.plan import Plan
+from scanseg.nnunet.windows import predict_logits
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if "kB" in line}
+    return found["RssAnon"], found["VmRSS"]
+
+def peak(work):
+    gc.collect()
+    start, most, done = resident(), [0.0, 0.0], threading.Event()
+    def watch():
+        while not done.wait(0.01):
+            most[:] = map(max, most, resident())
+    thread = threading.Thread(target=watch)
+    thread.start()
+    result = work()
+    done.set()
+    thread.join()
+    return result, [round(high - low) for high, low in zip(most, start)]
+
+torch.set_num_threads(1)
+plan, classes, limit, shape = Plan.load(Path(sys.argv[1])), 16, int(sys.argv[3]), (64, 320, 320)
+planned = plan.configurations["3d_fullres"].model_copy(update={"patch_size": (16, 80, 80)})
+network = torch.nn.Conv3d(1, classes, 1).requires_grad_(False)
+def predict(data):
+    return predict_logits(network, data, planned, device="cpu", step_size=1.0, memory_bytes=limit,
+        folder=sys.argv[2])
+def export(logits):
+    edges = [[0, size] for size in logits.shape[1:]]
+    properties = {"spacing": [1.0] * 3, "shape_before_cropping": list(logits.shape[1:]),
+        "bbox_used_for_cropping": edges, "shape_after_cropping_and_before_resampling": list(logits.shape[1:])}
+    return logits_to_label_map(logits, properties, plan, "3d_fullres")[0]
+export(predict(torch.zeros(1, 16, 80, 80)))
+data = torch.arange(shape[0] * shape[1] * shape[2], dtype=torch.float32).reshape(1, *shape) % 997
+logits, predicting = peak(lambda: predict(data))
+label_map, exporting = peak(lambda: export(logits))
+print(json.dumps({"sums": logits.numel() * 4 // 2**20, "predict": predicting, "export": exporting,
+    "label_map": int(label_map.sum())}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.timeout(300)
+def test_memory_is_bounded(hippocampus: Prepared, tmp_path: Path) -> None:
+    """16 classes of 64 x 320 x 320: 400 MB of sums, of which little is resident at a time."""
+    hippocampus.plan.save(tmp_path / "plan.json")
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "plan.json"), str(tmp_path / "temporary"), "0"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert found["sums"] == 400
+    # Beside a window, the sum of weights and the label map (25 and 6 MB) do not depend on the classes.
+    for stage in ("predict", "export"):
+        anonymous_mb, resident_mb = found[stage]
+        assert anonymous_mb < 90, found
+        assert resident_mb < 250, found
+    assert list((tmp_path / "temporary").iterdir()) == []

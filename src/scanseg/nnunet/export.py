@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from scanseg.nnunet import scratch
 from scanseg.nnunet.plan import Configuration, Plan
 from scanseg.nnunet.resample import Resampler
 from scanseg.nnunet.windows import nonfinite_error
@@ -22,6 +25,8 @@ def logits_to_label_map(
     configuration: str | Configuration,
     *,
     probabilities: bool = False,
+    memory_bytes: int = scratch.MEMORY_BYTES,
+    folder: Path | str | None = None,
 ) -> tuple[Array, Array | None]:
     """Resamples logits to the image's grid, takes the largest, and undoes cropping and transposition.
 
@@ -33,18 +38,21 @@ def logits_to_label_map(
         plan: The plan.
         configuration: The configuration that made the logits.
         probabilities: Also return the probabilities of all classes, which takes 4 bytes a voxel and class.
+        memory_bytes: Probabilities larger than this are returned as a memory map of a temporary file.
+        folder: For the temporary file; see `scratch.zeros`. The file goes with the array.
 
     Returns:
         Class indices (*spatial), uint8 (uint16 from 255 classes on), and (K, *spatial) float32 or None.
 
     Raises:
         ModelError: A logit is NaN or infinite.
+        Error: The temporary file does not fit on the disk, or the folder cannot be written.
 
     Source: `convert_predicted_logits_to_segmentation_with_correct_shape` of nnunetv2 2.8.
     """
     grid = _Grid.of(logits, properties, plan, plan.configuration(configuration))
     best = np.zeros(grid.resampler.shape, np.uint8 if len(logits) < 256 else np.uint16)
-    for slab in grid.resampler.slabs():
+    for slab in grid.slabs():
         highest = grid.resampler.resample(grid.logits[0], slab)
         for index in range(1, len(grid.logits)):
             found = grid.resampler.resample(grid.logits[index], slab)
@@ -53,9 +61,11 @@ def logits_to_label_map(
     label_map = grid.restore(best, outside=0)
     if not probabilities:
         return label_map, None
-    chances = np.empty((len(grid.logits), *label_map.shape), np.float32)
+    shape = (len(grid.logits), *label_map.shape)
+    chances: Array = scratch.zeros(shape, torch.float32, memory_bytes=memory_bytes, folder=folder).numpy()
     for index, chance in enumerate(logits_to_probabilities(logits, properties, plan, configuration)):
         chances[index] = chance
+        scratch.release(chances)
     return label_map, chances
 
 
@@ -68,11 +78,11 @@ def logits_to_probabilities(
     """
     grid = _Grid.of(logits, properties, plan, plan.configuration(configuration))
     normaliser = np.empty(grid.resampler.shape, np.float32)
-    for slab in grid.resampler.slabs():
+    for slab in grid.slabs():
         normaliser[slab] = _log_sum_exp(grid, slab)
     for index, part in enumerate(grid.logits):
         chance = np.empty(grid.resampler.shape, np.float32)
-        for slab in grid.resampler.slabs():
+        for slab in grid.slabs():
             np.exp(grid.resampler.resample(part, slab) - normaliser[slab], out=chance[slab])
         yield grid.restore(chance, outside=float(index == 0))
 
@@ -105,8 +115,9 @@ class _Grid:
     ) -> _Grid:
         array = logits.detach().cpu().numpy() if isinstance(logits, Tensor) else logits
         for part in array:
-            if not np.isfinite(part).all():
+            if not all(np.isfinite(plane).all() for plane in part):
                 raise nonfinite_error()
+            scratch.release(array)
         target: Spacing = tuple(properties["spacing"][axis] for axis in plan.transpose_forward)
         source = (*target[: 3 - configuration.spatial_dims], *configuration.spacing)
         shape = properties["shape_after_cropping_and_before_resampling"]
@@ -118,6 +129,12 @@ class _Grid:
             plan.transpose_backward,
             plan.spatial_dims,
         )
+
+    def slabs(self) -> Iterator[slice]:
+        """Yields the slabs of the output; of logits in a file only those of one slab stay resident."""
+        for slab in self.resampler.slabs():
+            yield slab
+            scratch.release(self.logits)
 
     def restore(self, cropped: Array, *, outside: float) -> Array:
         """Returns the (z, y, x) array in the uncropped image, axes in the image's own order."""

@@ -6,12 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scanseg.errors import ModelError, UsageError
+from scanseg.nnunet import scratch
 from scanseg.nnunet.plan import Configuration
 from scanseg.progress import Eta, Progress, Report, silent
 
@@ -31,9 +33,14 @@ def predict_logits(
     step_size: float = 0.5,
     precision: str = "fp32",
     dtype: torch.dtype = torch.float32,
+    memory_bytes: int = scratch.MEMORY_BYTES,
+    folder: Path | str | None = None,
     report: Report = silent,
 ) -> Tensor:
     """Returns the logits of a preprocessed image, averaged over overlapping windows.
+
+    Sums larger than `memory_bytes` are kept in a temporary file, of which about one window is resident at a
+    time; the result then is that file's memory map. Its values do not depend on where it is kept.
 
     Args:
         network: In eval mode, on `device`; maps (1, C, *patch_size) to (1, K, *patch_size). Of a list the
@@ -46,6 +53,8 @@ def predict_logits(
         step_size: Step as a fraction of the patch, in (0, 1].
         precision: `fp32`, or `bf16` for autocast.
         dtype: Of the sums and the result: float32, or float16 as nnU-Net's (half the memory, overflows).
+        memory_bytes: Largest size of the sums (4 bytes a voxel and class) that is kept in memory.
+        folder: For the temporary file; see `scratch.zeros`. The file goes with the result.
         report: Told about each window.
 
     Returns:
@@ -54,6 +63,8 @@ def predict_logits(
     Raises:
         ModelError: The network returns NaN or infinity, which argmax would turn into an empty mask.
         UsageError: `step_size`, `mirror_axes` or `precision` is wrong.
+        Error: The temporary file does not fit on the disk, or the folder cannot be written. Known after the
+            first window, which tells the number of classes.
 
     Source: `nnUNetPredictor.predict_sliding_window_return_logits` of nnunetv2 2.8, which sums in float16.
     """
@@ -73,8 +84,10 @@ def predict_logits(
             found = _mirrored(network, tile, axes)[0]
         found = found.to("cpu", torch.float32)
         if logits is None:
-            logits = torch.zeros((len(found), *padded.shape[1:]), dtype=dtype)
+            shape = (len(found), *padded.shape[1:])
+            logits = scratch.zeros(shape, dtype, memory_bytes=memory_bytes, folder=folder)
         logits[window] += found.mul_(weights)
+        scratch.release(logits)
         total[window[1:]] += weights
         report(Progress("predict", done, len(windows), eta(done)))
     if logits is None:
@@ -84,9 +97,11 @@ def predict_logits(
 
 def _averaged(logits: Tensor, total: Tensor) -> Tensor:
     for part in logits:
-        part.div_(total)
-        if not torch.isfinite(part).all():
-            raise nonfinite_error()
+        # Plane by plane, because isfinite makes copies.
+        for plane, weight in zip(part, total, strict=True):
+            if not torch.isfinite(plane.div_(weight)).all():
+                raise nonfinite_error()
+        scratch.release(logits)
     return logits
 
 
