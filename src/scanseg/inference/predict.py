@@ -154,8 +154,8 @@ class Model:
 
         Args:
             image: A file, one file per channel, or an `Image` in memory.
-            probabilities: Also return the probability of every class at full size (memory: 4 bytes a voxel
-                and class).
+            probabilities: Also return the probability of every class at full size (4 bytes a voxel and
+                class, in a temporary file above 1 GiB).
             mirror: Average over mirrored images; 2^axes times slower.
             step_size: Step of the sliding window as a fraction of the patch, in (0, 1].
             nan_fill: Replaces NaN and infinite voxels; without it they are refused.
@@ -217,6 +217,7 @@ class Model:
                 report=report,
             )
             total = logits if total is None else total.add_(logits)
+            del logits  # Before the next member fills another one.
         if total is None:
             raise ModelError("The model has no members.", code="E-MODEL-EMPTY")
         return total.div_(len(self._members)) if len(self._members) > 1 else total
