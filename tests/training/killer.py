@@ -31,6 +31,20 @@ def attempt(arguments: dict, wait_s: float | None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def warm_up(arguments: dict) -> None:
+    """Imports everything once, for all forks; without a backward pass, after which torch cannot fork."""
+    import torch
+
+    from scanseg.training.assemble import assemble
+    from scanseg.training.task import Task
+
+    plan, name = arguments["plan"], arguments["configuration_name"]
+    task = Task(
+        plan, plan.configuration(name), *(arguments[key] for key in ("store_folder", "split", "recipe"))
+    )
+    assemble(task, torch.device("cpu")).train.batch(0)
+
+
 def main(
     *, plan: str, configuration: str, store: str, folder: str, split: dict, recipe: str, kills: int, seed: int
 ):
@@ -48,6 +62,7 @@ def main(
         "device": "cpu",
         "threads": 1,
     }
+    warm_up(arguments)
     generator = random.Random(seed)
     started_s = time.monotonic()
     codes = [[attempt({**arguments, "run_folder": Path(folder) / "run0"}, None)]]

@@ -13,7 +13,7 @@ from scanseg.errors import TrainingError
 from scanseg.files import sha256
 from scanseg.training.loop import train_network
 
-KILLS = 1000 if os.environ.get("SCANSEG_FAULTS") == "full" else 8
+KILLS = 1000 if os.environ.get("SCANSEG_FAULTS") == "full" else 6
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300 + 5 * KILLS)]
 
 
@@ -25,7 +25,7 @@ def outcome(run: Path) -> tuple[str, str, int]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_random_kills(prepared, tmp_path):
-    prepared.recipe.changed(epochs=6, iterations_per_epoch=3, validation_iterations=1).save(
+    prepared.recipe.changed(epochs=4, iterations_per_epoch=2, validation_iterations=1).save(
         tmp_path / "recipe.toml"
     )
     prepared.plan.save(tmp_path / "plan.json")
