@@ -71,7 +71,9 @@ def main(
         run: list[int] = []
         target = Path(folder) / f"run{len(codes)}"
         while not run or run[-1] == -signal.SIGKILL:
-            run.append(attempt({**arguments, "run_folder": target}, generator.uniform(0.02, 0.6) * whole_s))
+            # Each attempt gets more time, so that a machine that has become slow still finishes.
+            wait_s = generator.uniform(0.02, 0.6) * whole_s * (1 + 0.25 * len(run))
+            run.append(attempt({**arguments, "run_folder": target}, wait_s))
         codes.append(run)
     return codes
 
