@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -125,7 +126,11 @@ def test_two_threads_are_repeatable(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_workers_change_nothing(reference, prepared, tmp_path):
-    train_network(**prepared.arguments(run_folder=tmp_path, workers=2))
+    helpers = []
+    arguments = prepared.arguments(run_folder=tmp_path, workers=2)
+    train_network(**arguments, report=lambda progress: helpers.append(len(active_children())))
+    assert helpers[0] == 2
+    assert active_children() == []
     assert outcome(tmp_path) == outcome(reference[0])
 
 

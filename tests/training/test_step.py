@@ -92,6 +92,18 @@ def test_steps_that_are_not_finite_are_not_made(middle):
     assert not optimizer.state
 
 
+def test_an_infinite_loss_with_finite_gradients_is_not_followed():
+    network, data, target = make_case()
+
+    class Infinite(nn.Module):
+        def forward(self, logits, target):
+            return logits.mean() + math.inf
+
+    optimizer, before = sgd(network, Infinite()), weights(network)
+    assert not train_step(network, Infinite(), optimizer, data, target).made
+    assert_unchanged(network, before)
+
+
 def test_a_bad_gradient_of_the_loss_counts_too():
     network, data, target = make_case()
     loss = LearningLoss(factor=math.nan)
