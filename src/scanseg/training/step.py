@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scanseg.kernels.convolution import FastConvolutions
 from scanseg.training.weights import first_nonfinite_name
 
 Target = Tensor | list[Tensor]
@@ -63,7 +64,7 @@ def train_step(
         nnU-Net 2.8.1, nnUNetTrainer.train_step; the check for finite values is ours.
     """
     optimizer.zero_grad(set_to_none=True)
-    with mixed_precision(data.device, precision):
+    with mixed_precision(data.device, precision), FastConvolutions():
         logits = network(data)
     loss = loss_function(logits, target)
     value = loss.item()
