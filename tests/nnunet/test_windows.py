@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -305,11 +306,14 @@ def test_memory_is_bounded(hippocampus: Prepared, tmp_path: Path) -> None:
     hippocampus.plan.save(tmp_path / "plan.json")
     (tmp_path / "temporary").mkdir()
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "plan.json"), str(tmp_path / "temporary"), "0"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # Otherwise the C library keeps up to ten freed windows for later, more or fewer from run to run.
+    returned = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    child = subprocess.run(command, capture_output=True, text=True, check=True, env=returned)
+    found = json.loads(child.stdout)
     assert found["sums"] == 400
     # Beside a window, the sum of weights and the label map (25 and 6 MB) do not depend on the classes.
     for stage in ("predict", "export"):
         anonymous_mb, resident_mb = found[stage]
-        assert anonymous_mb < found["sums"] / 2, found
+        assert anonymous_mb < 60, found
         assert resident_mb < 250, found
     assert list((tmp_path / "temporary").iterdir()) == []

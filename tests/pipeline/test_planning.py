@@ -51,3 +51,16 @@ def test_nothing_is_written_into_the_data(demo_data: Path, tmp_path: Path) -> No
     before = sorted(path.stat().st_mtime_ns for path in demo_data.rglob("*") if path.is_file())
     pipeline.plan(demo_data / "nuclei", output=tmp_path / "plan")
     assert sorted(path.stat().st_mtime_ns for path in demo_data.rglob("*") if path.is_file()) == before
+
+
+def test_paths_may_be_strings(demo_data: Path, tmp_path: Path) -> None:
+    data, folder = str(demo_data / "nuclei"), str(tmp_path / "plan")
+    _, written = pipeline.plan(data, output=folder, workspace=str(tmp_path / "work"))
+    assert written == Path(folder)
+    assert any((tmp_path / "work").iterdir())
+    pipeline.check(data, output=str(tmp_path / "check"))
+    assert (tmp_path / "check" / "check.json").is_file()
+    masks = str(demo_data / "nuclei" / "labelsTr")
+    evaluation, where = pipeline.evaluate(masks, masks, output=str(tmp_path / "scores"), dataset=data)
+    assert evaluation.summary["mean"]["dice"]["mean"] == 1
+    assert (where / "cases.csv").is_file()

@@ -91,6 +91,9 @@ def check_order(order: Tensor, batch: int, length: int, device: torch.device) ->
     if len(shape) not in (2, 3) or shape[-1] != length or 0 in shape or shape[:-2] not in ((), (batch,)):
         fault = f"must be (scans, {length}) or ({batch}, scans, {length}), got shape {shape}"
         raise _refusal("order", fault, code="E-SCAN-ORDER")
+    # Values are unknown while a graph is traced and on the meta device.
+    if torch.compiler.is_compiling() or device.type == "meta":
+        return
     inside = order.clamp(0, length - 1)
     met = torch.zeros(shape, dtype=torch.bool, device=device).scatter_(-1, inside, True)
     if not bool(((inside == order) & met).all()):

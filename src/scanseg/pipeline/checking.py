@@ -11,11 +11,11 @@ from scanseg.progress import Report, silent
 def check(
     data: Path | str,
     *,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: Path | str | None = None,
+    labels: Path | str | None = None,
     layout: str = "auto",
     allow_geometry_mismatch: bool = False,
-    output: Path | None = None,
+    output: Path | str | None = None,
     report: Report = silent,
 ) -> tuple[Dataset, CheckResult]:
     """Reads every case of a dataset and returns the dataset with all findings.
@@ -35,6 +35,6 @@ def check(
     dataset = load_dataset(Path(data), layout=layout, images=images, labels=labels)
     result = check_dataset(dataset, report=report, allow_geometry_mismatch=allow_geometry_mismatch)
     if output is not None:
-        dataset.to_json(output / "dataset.json")
-        write_json(output / "check.json", result.as_dict())
+        dataset.to_json(Path(output) / "dataset.json")
+        write_json(Path(output) / "check.json", result.as_dict())
     return dataset, result

@@ -48,7 +48,7 @@ class DemoResult:
 def demo(
     task: str = "hippocampus",
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     network: str = "umamba_bot",
     seed: int = 0,
     restart: bool = False,
@@ -74,7 +74,7 @@ def demo(
         raise UsageError(f"Unknown task {task!r}.", code="E-DEMO-TASK", hint=f"Use {' or '.join(TASKS)}.")
     started_s = time.perf_counter()
     data = Path(str(files("scanseg"))) / "demo_data" / task
-    run = output or Path("demo") / task
+    run = Path(output) if output else Path("demo") / task
     train(
         data,
         run,

@@ -15,8 +15,8 @@ def evaluate(
     predictions: Path | str,
     references: Path | str,
     *,
-    output: Path | None = None,
-    dataset: Path | None = None,
+    output: Path | str | None = None,
+    dataset: Path | str | None = None,
     metrics: Sequence[str] | None = None,
     nsd_tolerance_mm: float = 1.0,
     workers: int = 0,
@@ -53,6 +53,7 @@ def evaluate(
         workers=workers,
         report=report,
     )
-    folder = output or (Path(predictions) if Path(predictions).is_dir() else Path(predictions).parent)
+    beside = Path(predictions) if Path(predictions).is_dir() else Path(predictions).parent
+    folder = Path(output) if output else beside
     evaluation.save(folder)
     return evaluation, folder

@@ -15,15 +15,15 @@ from scanseg.progress import Report, silent
 def plan(
     data: Path | str,
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     network: str = "umamba_bot",
     memory_gb: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: Path | str | None = None,
+    labels: Path | str | None = None,
     layout: str = "auto",
     allow_geometry_mismatch: bool = False,
-    workspace: Path | None = None,
+    workspace: Path | str | None = None,
     report: Report = silent,
 ) -> tuple[Plan, Path]:
     """Measures a dataset, plans its training with nnU-Net's rules and writes plan.json and fingerprint.json.
@@ -44,7 +44,7 @@ def plan(
         DatasetError: The check refuses the data.
         UsageError: An override cannot work.
     """
-    parent = workspace or (output.parent if output else Path()) / ".scanseg"
+    parent = Path(workspace) if workspace else (Path(output).parent if output else Path()) / ".scanseg"
     work = open_workspace(
         Path(data),
         parent,
@@ -62,7 +62,7 @@ def plan(
         memory_gb=memory_gb,
         overrides=dict(overrides or {}),
     )
-    folder = output or Path(f"{safe_name(work.dataset.name)}_plan")
+    folder = Path(output) if output else Path(f"{safe_name(work.dataset.name)}_plan")
     made.save(folder / "plan.json")
     write_json(folder / "fingerprint.json", work.fingerprint)
     return made, folder

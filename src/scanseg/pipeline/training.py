@@ -74,11 +74,11 @@ def train(
     memory_gb: float | None = None,
     restart: bool = False,
     validate: bool = True,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: Path | str | None = None,
+    labels: Path | str | None = None,
     layout: str = "auto",
     allow_geometry_mismatch: bool = False,
-    workspace: Path | None = None,
+    workspace: Path | str | None = None,
     device: str = "auto",
     threads: int | None = None,
     workers: int = 0,
@@ -121,7 +121,7 @@ def train(
     require_writable(folder)
     work = open_workspace(
         Path(data),
-        workspace or folder.absolute().parent / ".scanseg",
+        Path(workspace) if workspace else folder.absolute().parent / ".scanseg",
         images=images,
         labels=labels,
         layout=layout,
