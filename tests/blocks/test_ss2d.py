@@ -130,7 +130,7 @@ class _Identity:
 
     def __call__(self, features: Tensor) -> Tensor:
         batch, height, width, _ = features.shape
-        return uncertainty_orders(raster(height * width).expand(batch, -1), height, width)
+        return uncertainty_orders(raster(height * width).expand(batch, -1), width)
 
 
 def test_with_identity_ranks_it_is_the_cross_scan() -> None:

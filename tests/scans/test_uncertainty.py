@@ -81,7 +81,7 @@ def test_ranks_descend_and_ties_stay_in_raster_order() -> None:
 
 
 def test_the_skip_scan_takes_every_width_th_rank() -> None:
-    orders = uncertainty_orders(raster(12), 3, 4)[0].tolist()
+    orders = uncertainty_orders(raster(12), 4)[0].tolist()
     assert orders[1] == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     assert orders[0] == list(range(12))
     assert orders[2] == orders[0][::-1]
@@ -90,9 +90,7 @@ def test_the_skip_scan_takes_every_width_th_rank() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 4), (8, 8)])
 def test_with_raster_ranks_the_orders_are_the_cross_scan(height: int, width: int) -> None:
-    assert torch.equal(
-        uncertainty_orders(raster(height * width), height, width)[0], cross_scan(height, width)
-    )
+    assert torch.equal(uncertainty_orders(raster(height * width), width)[0], cross_scan(height, width))
     constant = torch.ones(1, height, width, 3)
     assert torch.equal(UncertaintyScan()(constant)[0], cross_scan(height, width))
 

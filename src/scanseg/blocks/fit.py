@@ -13,20 +13,22 @@ from scanseg.errors import UsageError
 
 @dataclass(frozen=True)
 class Fit:
-    """What goes into a 2D network.
+    """What goes into a network.
 
     Attributes:
         in_channels: Channels of the image.
-        multiple: What both sides must be a multiple of.
-        pad: Whether other sizes are padded with zeros below and to the right, and the logits cropped;
+        multiple: What every side must be a multiple of.
+        pad: Whether other sizes are padded with zeros at the end of each axis, and the logits cropped;
             otherwise they are refused.
         repeat: How often a single channel is repeated, for networks that were made for colour images.
+        spatial_dims: 2 or 3.
     """
 
     in_channels: int
     multiple: int
     pad: bool = False
     repeat: int = 1
+    spatial_dims: int = 2
 
     @property
     def channels(self) -> int:
@@ -41,7 +43,7 @@ class Fit:
         """
         if not self.pad and any(edge % self.multiple for edge in patch_size):
             raise UsageError(
-                f"patch_size {tuple(patch_size)} does not fit: both sides must be a multiple of "
+                f"patch_size {tuple(patch_size)} does not fit: every side must be a multiple of "
                 f"{self.multiple}.",
                 code="E-NETWORK-PATCH",
                 hint=self._remedy(patch_size),
@@ -53,33 +55,34 @@ class Fit:
         Raises:
             UsageError: Wrong number of axes or channels, or a size that does not fit.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if x.dim() != 2 + self.spatial_dims or x.shape[1] != self.in_channels:
+            axes = ", ".join("zyx"[-self.spatial_dims :])
             raise UsageError(
-                f"The network takes (batch, {self.in_channels}, y, x), got {tuple(x.shape)}.",
+                f"The network takes (batch, {self.in_channels}, {axes}), got {tuple(x.shape)}.",
                 code="E-NETWORK-INPUT",
             )
-        height, width = x.shape[2:]
-        down, right = -height % self.multiple, -width % self.multiple
-        if down or right:
+        size = tuple(x.shape[2:])
+        lacking = [-edge % self.multiple for edge in size]
+        if any(lacking):
             if not self.pad:
                 raise UsageError(
-                    f"The input size {(height, width)} is not divisible by {self.multiple}.",
+                    f"The input size {size} is not divisible by {self.multiple}.",
                     code="E-NETWORK-INPUT",
-                    hint=self._remedy((height, width)),
+                    hint=self._remedy(size),
                 )
-            x = functional.pad(x, (0, right, 0, down))
-        return x if self.repeat == 1 else x.expand(-1, self.repeat, -1, -1)
+            x = functional.pad(x, [width for end in reversed(lacking) for width in (0, end)])
+        return x if self.repeat == 1 else x.expand(-1, self.repeat, *x.shape[2:])
 
     def leave(self, logits: Tensor, size: Sequence[int], *, stride: int = 1) -> Tensor:
-        """Returns logits (B, classes, y, x) without what was padded.
+        """Returns logits (B, classes, *spatial) without what was padded.
 
         Args:
             logits: At 1 / stride of the size of the padded image.
             size: Spatial size of the image.
             stride: Of the logits.
         """
-        height, width = (-(-edge // stride) for edge in size)
-        return logits[..., :height, :width]
+        kept = tuple(slice(-(-edge // stride)) for edge in size)
+        return logits[(slice(None), slice(None), *kept)]
 
     def _remedy(self, size: Sequence[int]) -> str:
         larger = tuple(-(-edge // self.multiple) * self.multiple for edge in size)

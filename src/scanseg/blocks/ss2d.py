@@ -1,4 +1,4 @@
-"""SS2D: selective scans of a 2D map in several orders, each with its own parameters."""
+"""SS2D: selective scans of a map in several orders, each with its own parameters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scanseg.blocks.dims import layers
 from scanseg.blocks.mamba import DT_FLOOR, DT_MAX, DT_MIN, autocast_off
 from scanseg.kernels import ordered_scan
 from scanseg.kernels.arguments import KEPT_EVERY
@@ -28,6 +29,8 @@ class SS2D(nn.Module):
         order: Which scans, and how they read a map.
         d_state: States N per channel.
         expand: Inner width D is `expand * features`.
+        spatial_dims: 3 makes the depthwise convolution one of volumes (ours; VMamba is 2D); the order must
+            then know volumes, too.
         reweight: `before` multiplies the sequence of scan k by a learnable alpha_k before everything in the
             scan, its step sizes and projections included; `after` multiplies its result; `idle` has the
             alphas and does not use them.
@@ -45,6 +48,7 @@ class SS2D(nn.Module):
         d_state: int = 16,
         expand: int = 2,
         reweight: str = "off",
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
         self.order: ScanOrder = CrossScan() if order is None else order
@@ -53,7 +57,8 @@ class SS2D(nn.Module):
         self.dt_rank, self.reweight = math.ceil(features / 16), reweight
         k, inner = self.scans, self.d_inner
         self.in_proj = nn.Linear(features, 2 * inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.spatial_dims = spatial_dims
+        self.conv2d = layers(spatial_dims).conv(inner, inner, 3, padding=1, groups=inner)
         self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(k, inner, self.dt_rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(k, inner))
@@ -81,7 +86,7 @@ class SS2D(nn.Module):
         nn.init.ones_(self.Ds)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Maps (B, H, W, C) to the same shape.
+        """Maps (B, *spatial, C) to the same shape.
 
         Args:
             x: The map.
@@ -92,14 +97,14 @@ class SS2D(nn.Module):
             return self._leave(self.scan(inner, factor, merge=True), gate)
 
     def forward_with_scans(self, x: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` does, and each scan before they are added, (B, K, D, H * W)."""
+        """Returns what `forward` does, and each scan before they are added, (B, K, D, L)."""
         with autocast_off(x.device):
             inner, gate = self._project(x)
             scans = self.scan(inner, factor, merge=False)
             return self._leave(scans.sum(1), gate), scans
 
     def inner(self, x: Tensor) -> Tensor:
-        """Returns what the scans read and the order is made from, (B, H, W, D)."""
+        """Returns what the scans read and the order is made from, (B, *spatial, D)."""
         with autocast_off(x.device):
             return self._project(x)[0]
 
@@ -107,12 +112,12 @@ class SS2D(nn.Module):
         x = x.to(self.in_proj.weight.dtype)
         # Two products, not one: the halves of one would be strided, and the convolution would copy its half.
         first, second = self.in_proj.weight.chunk(2)
-        convolved = self.conv2d(F.linear(x, first).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        convolved = self.conv2d(F.linear(x, first).movedim(-1, 1)).movedim(1, -1)
         return F.silu(convolved), F.linear(x, second)
 
     def scan(self, inner: Tensor, factor: Tensor | None = None, *, merge: bool = True) -> Tensor:
-        """Returns the scans of `inner` (B, H, W, D): their sum (B, D, H * W), or each (B, K, D, H * W)."""
-        tokens = inner.flatten(1, 2)
+        """Returns the scans of `inner` (B, *spatial, D): their sum (B, D, L), or each (B, K, D, L)."""
+        tokens = inner.flatten(1, -2)
         projection, skip = self._weights(factor)
         small = F.linear(tokens, projection.flatten(0, 1)).view(*tokens.shape[:2], self.scans, -1)
         parts = [self.dt_rank, self.d_state, self.d_state]
@@ -160,7 +165,7 @@ class SS2D(nn.Module):
         per_token = 3 * self.features + self.scans * (small + self.dt_rank)
         return {
             "linear": length * self.d_inner * per_token,
-            "conv": length * self.d_inner * 9,
+            "conv": length * self.d_inner * 3**self.spatial_dims,
             "scan": 9 * length * self.scans * self.d_inner * self.d_state,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,7 @@ class Scanning:
     d_state: int = 16
     expand: int = 2
     reweight: str = "off"
-
-    def with_order(self, order: ScanOrder) -> Scanning:
-        """Returns the same with another order."""
-        return replace(self, order=order)
+    spatial_dims: int = 2
 
 
 class DropPath(nn.Module):
@@ -49,7 +46,7 @@ class DropPath(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """x + DropPath(SS2D(LayerNorm(x))) on maps (B, H, W, C).
+    """x + DropPath(SS2D(LayerNorm(x))) on maps (B, *spatial, C).
 
     Source: VMamba (Liu 2024), the block of its first version: no feed-forward part.
     """
@@ -63,15 +60,16 @@ class VSSBlock(nn.Module):
             d_state=scanning.d_state,
             expand=scanning.expand,
             reweight=scanning.reweight,
+            spatial_dims=scanning.spatial_dims,
         )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Maps (B, H, W, C) to the same shape; `factor` as in SS2D."""
+        """Maps (B, *spatial, C) to the same shape; `factor` as in SS2D."""
         return x + self.drop_path(self.self_attention(self.ln_1(x), factor))  # type: ignore[no-any-return]
 
     def forward_with_scans(self, x: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` does, and the result of each scan, (B, K, D, H * W)."""
+        """Returns what `forward` does, and the result of each scan, (B, K, D, L)."""
         y, scans = self.self_attention.forward_with_scans(self.ln_1(x), factor)
         return x + self.drop_path(y), scans
 
@@ -84,13 +82,13 @@ class VSSStage(nn.Module):
         self.blocks = nn.ModuleList(VSSBlock(features, scanning, drop_path=rate) for rate in drop_paths)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Maps (B, H, W, C) to the same shape; `factor` as in SS2D."""
+        """Maps (B, *spatial, C) to the same shape; `factor` as in SS2D."""
         for block in self.blocks:
             x = block(x, factor)
         return x
 
     def forward_with_scans(self, x: Tensor, factor: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Returns what `forward` does, and the result of each scan of each block, (B, K, D, H * W) each."""
+        """Returns what `forward` does, and the result of each scan of each block, (B, K, D, L) each."""
         found = []
         for block in self.blocks:
             x, scans = block.forward_with_scans(x, factor)  # type: ignore[operator]
@@ -122,12 +120,13 @@ class VSSEncoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = [features * 2**stage for stage in range(len(scannings))]
-        self.patch_embed = PatchEmbed(in_channels, features, patch=patch)
+        dims = scannings[0].spatial_dims
+        self.patch_embed = PatchEmbed(in_channels, features, patch=patch, spatial_dims=dims)
         self.stages = nn.ModuleList(
             VSSStage(width, scanning, drop_paths=rates)
             for width, scanning, rates in zip(widths, scannings, drop_paths, strict=True)
         )
-        self.merges = nn.ModuleList(PatchMerging(width) for width in widths[:-1])
+        self.merges = nn.ModuleList(PatchMerging(width, spatial_dims=dims) for width in widths[:-1])
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the maps that enter the stages and those that leave them, fine to coarse, channel-last."""

@@ -24,7 +24,7 @@ def cosine_consistency(
 
     Args:
         aux: Of `forward_with_aux`: `scans`, per decoder stage a list over its blocks of results
-            (B, K, D, H * W), and `scan_names`, the K names.
+            (B, K, D, L), and `scan_names`, the K names.
         pairs: `forward_backward` compares each scan with its reverse, as the paper says. `same_direction`
             compares the sequential with the skip scan of one direction, which is what the released code
             does because its variables are numbered in another order than the paper's.

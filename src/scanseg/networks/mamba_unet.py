@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scanseg.blocks.dims import layers
 from scanseg.blocks.patch import PatchExpand
 from scanseg.blocks.unet import Stage
 from scanseg.blocks.vss import Scanning, VSSStage, initialize_linears
@@ -55,7 +56,10 @@ class MambaUNet(nn.Module):
         self.encoder = pyramid.encoder(encoder_scannings)
         self.norm = nn.LayerNorm(coarse_first[0])
         scannings = decoder_scannings or (pyramid.scanning,) * (len(coarse_first) - 1)
-        self.expands = nn.ModuleList(PatchExpand(width, width // 2) for width in coarse_first[:-1])
+        dims = topology.spatial_dims
+        self.expands = nn.ModuleList(
+            PatchExpand(width, width // 2, spatial_dims=dims) for width in coarse_first[:-1]
+        )
         self.joins = nn.ModuleList(nn.Linear(2 * width, width) for width in coarse_first[1:])
         self.stages = nn.ModuleList(
             VSSStage(width, scanning, drop_paths=rates)
@@ -64,13 +68,14 @@ class MambaUNet(nn.Module):
             )
         )
         self.norm_up = nn.LayerNorm(coarse_first[-1])
-        self.up = PatchExpand(coarse_first[-1], coarse_first[-1], scale=pyramid.patch)
-        self.output = nn.Conv2d(coarse_first[-1], topology.out_channels, 1, bias=False)
+        last = coarse_first[-1]
+        self.up = PatchExpand(last, last, scale=pyramid.patch, spatial_dims=dims)
+        self.output = layers(dims).conv(last, topology.out_channels, 1, bias=False)
         self.stage_table = _stage_table(topology, pyramid)
         initialize_linears(self)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Maps images (B, in_channels, H, W) to logits (B, classes, H, W), or a list of them.
+        """Maps images (B, in_channels, *spatial) to logits (B, classes, *spatial), or a list of them.
 
         Raises:
             UsageError: Wrong number of axes or channels, or a size that does not fit.
@@ -83,7 +88,7 @@ class MambaUNet(nn.Module):
         """Returns the logits, and the scans of the decoder stages in `keep`, each a list over its blocks.
 
         Args:
-            x: Images, (B, in_channels, H, W).
+            x: Images, (B, in_channels, *spatial).
             factor: Weights of the scans of all blocks, (K,); see SS2D.
             keep: Decoder stages, 0 is the coarsest.
         """
@@ -97,7 +102,7 @@ class MambaUNet(nn.Module):
                 kept.append(scans)
             else:
                 y = stage(y, factor)
-        logits = self.output(self.up(self.norm_up(y)).permute(0, 3, 1, 2))
+        logits = self.output(self.up(self.norm_up(y)).movedim(-1, 1))
         logits = self.fit.leave(logits, x.shape[2:])
         return [logits] if self.deep_supervision else logits, kept
 

@@ -1,4 +1,4 @@
-"""What the 2D networks built on VSS blocks share: their sizes, options and rows of the stage table."""
+"""What the networks built on VSS blocks share: their sizes, options and rows of the stage table."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def make_pyramid(
         stem_stride * patch * 2 ** (len(blocks) - 1),
         pad=bool(pad_to_fit),
         repeat=3 if repeat_gray and topology.in_channels == 1 else 1,
+        spatial_dims=topology.spatial_dims,
     )
     fit.check_patch(topology.patch_size)
     return Pyramid(
@@ -100,7 +101,9 @@ def make_pyramid(
         depths=blocks,
         drop_paths=stochastic_depth(rate, blocks),
         scanning=Scanning(
-            d_state=positive_integer("d_state", d_state), expand=positive_integer("expand", expand)
+            d_state=positive_integer("d_state", d_state),
+            expand=positive_integer("expand", expand),
+            spatial_dims=topology.spatial_dims,
         ),
     )
 
@@ -155,7 +158,7 @@ def row(
     blocks: int = 0,
     scans: bool = False,
 ) -> Stage:
-    """Returns a row of the stage table of a 2D network.
+    """Returns a row of the stage table of a network whose axes are all alike.
 
     Args:
         reduction: How much smaller than the image its output is.
@@ -163,8 +166,8 @@ def row(
         scans: Whether it holds VSS blocks.
     """
     size = tuple(-(-edge // reduction) for edge in topology.patch_size)
-    token = "patch" if scans else ""
-    return Stage(name, features, size, (stride,) * 2, (kernel,) * 2, blocks, token, tuple(modules))
+    strides, kernels = (stride,) * len(size), (kernel,) * len(size)
+    return Stage(name, features, size, strides, kernels, blocks, "patch" if scans else "", tuple(modules))
 
 
 def encoder_rows(topology: Topology, pyramid: Pyramid, *, prefix: str, stem: Sequence[str]) -> list[Stage]:

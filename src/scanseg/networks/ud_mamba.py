@@ -33,8 +33,8 @@ class ScanReading:
 
     Attributes:
         name: Of the block.
-        uncertainty: What its tokens are ranked by, (B, H, W); with `std` on single pixels the variance.
-        order: Of its scans, (B, K, H * W).
+        uncertainty: What its tokens are ranked by, (B, *spatial); with `std` on single pixels the variance.
+        order: Of its scans, (B, K, L).
     """
 
     name: str
@@ -79,7 +79,7 @@ class UDMamba(nn.Module):
         self.body.deep_supervision = bool(value)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Maps images (B, in_channels, H, W) to logits (B, classes, H, W), or a list of them.
+        """Maps images (B, in_channels, *spatial) to logits (B, classes, *spatial), or a list of them.
 
         Raises:
             UsageError: Wrong number of axes or channels, or a size that does not fit.
@@ -90,7 +90,7 @@ class UDMamba(nn.Module):
         """Returns the logits and what `scanseg.losses.consistency` takes.
 
         Keys of the second: `scans`, per kept decoder stage (coarse to fine) and block the results of the
-        scans at the tokens' positions, (B, K, D, H * W), before they are added; `scan_names`, the K names.
+        scans at the tokens' positions, (B, K, D, L), before they are added; `scan_names`, the K names.
         """
         logits, kept = self.body.run(x, factor=self._factor(), keep=self._kept)
         return logits, {"scans": kept, "scan_names": self.scans}
@@ -108,7 +108,7 @@ class UDMamba(nn.Module):
 
     @torch.no_grad()
     def read(self, x: Tensor) -> list[ScanReading]:
-        """Returns what every block sees in images (B, in_channels, H, W), in the order they run."""
+        """Returns what every block sees in images (B, in_channels, *spatial), in the order they run."""
         found: list[ScanReading] = []
 
         def hook(name: str, block: SS2D, inputs: tuple[Tensor, ...]) -> None:
@@ -133,12 +133,11 @@ class UDMamba(nn.Module):
 
 @register_network(
     "ud_mamba",
-    summary="UD-Mamba: a U of VSS blocks that read pixels in the order of their channel uncertainty",
+    summary="UD-Mamba: a U of VSS blocks that read pixels in the order of channel uncertainty (3D is ours)",
     paper=(
         "Zhao W, Wang F, Wang Y, Xie Y, Wu Q, Zhou Y. UD-Mamba: A Pixel-level Uncertainty-driven Mamba Model "
         "for Medical Image Segmentation. arXiv:2502.02024 (2025)."
     ),
-    spatial_dims=(2,),
     plan_driven=False,
     source="The paper, section 3; piooip/UD-mamba f8aa3b8 where it is silent",
     differences=(
@@ -151,6 +150,8 @@ class UDMamba(nn.Module):
         "The sort is stable; the released code's is not, so equal uncertainties come in any order there.",
         "The paper's text names alpha 3 and 4 high to low, its equations low to high; this follows the "
         "equations.",
+        "Neither paper nor code know volumes. The 3D form is an extension of ours: cubes for squares, and a "
+        "skip scan at the interval of the last side.",
         SINGLE_OUTPUT,
         "The VSS blocks run in float32 under every autocast.",
         "It starts from random weights; the paper starts its encoder from VMamba's of ImageNet.",
@@ -196,8 +197,7 @@ def ud_mamba(
             range_sign=range_sign,
             scans=tuple(scans),
         )
-        common = pyramid.scanning
-        return Scanning(order, d_state=common.d_state, expand=common.expand, reweight=reweight)
+        return replace(pyramid.scanning, order=order, reweight=reweight)
 
     body = MambaUNet(
         topology,

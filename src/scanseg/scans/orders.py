@@ -21,7 +21,7 @@ class ScanOrder(Protocol):
         """The name of each scan."""
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Returns (K, H * W) or (B, K, H * W) for features (B, H, W, C)."""
+        """Returns (K, L) or (B, K, L) for features (B, *spatial, C) of L tokens."""
 
 
 def raster(length: int, *, device: torch.device | str | None = None) -> Tensor:

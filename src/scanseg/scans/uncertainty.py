@@ -82,15 +82,15 @@ def channel_uncertainty(features: Tensor, measure: str = "std", *, range_sign: i
 
 @torch.no_grad()
 def rank_tokens(uncertainty: Tensor, *, region: int = 1) -> Tensor:
-    """Returns the tokens from the most to the least uncertain, (B, H * W) int64.
+    """Returns the tokens from the most to the least uncertain, (B, L) int64.
 
     Tokens of equal uncertainty keep their raster order.
 
     Args:
-        uncertainty: (B, H, W).
-        region: Side of the squares that are ranked as a whole by their average; inside a square the order is
-            row by row. Squares at the lower and right edge are cut off where the side does not divide the
-            map. A side of at least the map's gives the raster order.
+        uncertainty: (B, *spatial).
+        region: Side of the squares (cubes) that are ranked as a whole by their average; inside, the order is
+            row by row. Those at the end of an axis are cut off where the side does not divide the map. A
+            side of at least the map's gives the raster order.
 
     Source: UD-Mamba, equation 5 and section 4.4, "Uncertainty calculation region". The paper does not say in
         which order the tokens of a region are read.
@@ -99,36 +99,38 @@ def rank_tokens(uncertainty: Tensor, *, region: int = 1) -> Tensor:
         >>> rank_tokens(torch.tensor([[[1.0, 3.0], [2.0, 3.0]]]))
         tensor([[1, 3, 2, 0]])
     """
-    height, width = uncertainty.shape[1:]
     if region == 1:
         return uncertainty.flatten(1).argsort(dim=1, descending=True, stable=True)
-    side = (min(region, height), min(region, width))
-    means = functional.avg_pool2d(uncertainty[:, None], side, ceil_mode=True, count_include_pad=False)
-    rows = torch.arange(height, device=uncertainty.device) // side[0]
-    columns = torch.arange(width, device=uncertainty.device) // side[1]
-    square = (rows[:, None] * means.shape[-1] + columns).flatten()
+    sides = [min(region, edge) for edge in uncertainty.shape[1:]]
+    pool = functional.avg_pool2d if len(sides) == 2 else functional.avg_pool3d
+    means = pool(uncertainty[:, None], sides, ceil_mode=True, count_include_pad=False)
+    square = torch.zeros((), dtype=torch.int64, device=uncertainty.device)
+    for edge, side, count in zip(uncertainty.shape[1:], sides, means.shape[2:], strict=True):
+        place = torch.arange(edge, device=uncertainty.device) // side
+        square = square[..., None] * count + place
+    square = square.flatten()
     # Tokens of a square stand side by side and share one key, so a stable sort moves squares as wholes.
     by_square = square.argsort(stable=True)
     keys = means.flatten(1)[:, square[by_square]]
     return by_square[keys.argsort(dim=1, descending=True, stable=True)]
 
 
-def uncertainty_orders(ranked: Tensor, height: int, width: int, scans: Sequence[str] = SCANS) -> Tensor:
-    """Returns the orders of the named scans, (B, K, H * W).
+def uncertainty_orders(ranked: Tensor, width: int, scans: Sequence[str] = SCANS) -> Tensor:
+    """Returns the orders of the named scans, (B, K, L).
 
-    The ranked tokens are laid out row by row on a map of the same size. `sequential` reads them in rank
-    order, `skip` column by column, that is every `width`-th rank, starting over one rank later. `up` is the
-    reverse of `down`.
+    The ranked tokens are laid out row by row, `width` in a row. `sequential` reads them in rank order, `skip`
+    column by column, that is every `width`-th rank, starting over one rank later. `up` is the reverse of
+    `down`.
 
     Args:
-        ranked: Tokens from high to low uncertainty, (B, H * W).
-        height, width: Size of the map.
+        ranked: Tokens from high to low uncertainty, (B, L).
+        width: Of the map: its last side. That is the paper's code for maps, and our choice for volumes.
         scans: Names out of `SCANS`.
 
     Source: UD-Mamba, equations 7 to 10; the interval of the skip scan only in the released code (f8aa3b8).
 
     Example:
-        >>> uncertainty_orders(torch.arange(12)[None], 3, 4, ["skip_down"])[0, 0].tolist()
+        >>> uncertainty_orders(torch.arange(12)[None], 4, ["skip_down"])[0, 0].tolist()
         [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     """
     orders = []
@@ -136,7 +138,7 @@ def uncertainty_orders(ranked: Tensor, height: int, width: int, scans: Sequence[
         kind, _, direction = name.partition("_")
         order = ranked
         if kind == "skip":
-            order = ranked.view(-1, height, width).transpose(1, 2).flatten(1)
+            order = ranked.view(len(ranked), -1, width).transpose(1, 2).flatten(1)
         orders.append(order.flip(1) if direction == "up" else order)
     return torch.stack(orders, dim=1)
 
@@ -204,7 +206,7 @@ class UncertaintyScan:
         return self.scans
 
     def uncertainty(self, features: Tensor) -> Tensor:
-        """Returns the map that the tokens are ranked by, (B, H, W), for features (B, H, W, C)."""
+        """Returns the map that the tokens are ranked by, (B, *spatial), for features (B, *spatial, C)."""
         # The root changes no rank, but in float32 it can make two different variances equal.
         plain = self.measure == "std" and self.region == 1
         return channel_uncertainty(
@@ -212,9 +214,9 @@ class UncertaintyScan:
         )
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Returns (B, K, H * W) for features (B, H, W, C)."""
+        """Returns (B, K, L) for features (B, *spatial, C)."""
         ranked = rank_tokens(self.uncertainty(features), region=self.region)
-        return uncertainty_orders(ranked, features.shape[1], features.shape[2], self.scans)
+        return uncertainty_orders(ranked, features.shape[-2], self.scans)
 
 
 def _check_measure(measure: str, range_sign: int) -> None:
