@@ -71,9 +71,10 @@ def count(network: nn.Module, shape: Sequence[int]) -> Counts:
     for name, module in list(network.named_modules()):
         if isinstance(module, SCANNING):
             parent, _, child = name.rpartition(".")
-            stand_in = _ShapeOnly(module)
-            stand_in.register_forward_hook(_mamba_hook(counts, name))
-            setattr(network.get_submodule(parent), child, stand_in)
+            stand_in, owner = _ShapeOnly(module), network.get_submodule(parent)
+            recomputed = bool(getattr(owner, "checkpoint", False))
+            stand_in.register_forward_hook(_mamba_hook(counts, name, recomputed=recomputed))
+            setattr(owner, child, stand_in)
         elif isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             module.register_forward_hook(_layer_hook(counts, name))
     keeper = _Keeper({parameter.untyped_storage()._cdata for parameter in network.parameters()})
@@ -117,7 +118,7 @@ def _layer_hook(counts: Counts, name: str) -> Any:
     return hook
 
 
-def _mamba_hook(counts: Counts, name: str) -> Any:
+def _mamba_hook(counts: Counts, name: str, *, recomputed: bool) -> Any:
     def hook(stand_in: _ShapeOnly, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         block = stand_in.block
         batch, length = inputs[0].shape[0], prod(inputs[0].shape[1:-1])
@@ -126,11 +127,14 @@ def _mamba_hook(counts: Counts, name: str) -> Any:
         counts.macs["convolution"][name] += batch * macs["conv"]
         counts.macs["scan"][name] += batch * macs["scan"]
         if isinstance(block, SS2D):
-            values, widest = block.saved_values(length, batch), block.scans * block.d_inner
+            values, width = block.saved_values(length, batch), block.scans * block.d_inner
         else:
-            values, widest = batch * block.saved_values(length), 2 * block.d_inner
-        counts.mamba_bytes += VALUE_BYTES * values
-        largest = VALUE_BYTES * batch * length * widest
-        counts.largest_mamba_bytes = max(counts.largest_mamba_bytes, largest)
+            values, width = batch * block.saved_values(length), 2 * block.d_inner
+        kept, widest = VALUE_BYTES * values, VALUE_BYTES * batch * length * width
+        if recomputed:
+            # Kept only while the backward pass is in this block.
+            kept, widest = 0, widest + kept
+        counts.mamba_bytes += kept
+        counts.largest_mamba_bytes = max(counts.largest_mamba_bytes, widest)
 
     return hook
