@@ -48,3 +48,14 @@ def test_a_single_channel_is_repeated() -> None:
     x = torch.randn(1, 1, 8, 8)
     assert fit.channels == 3
     assert torch.equal(fit.enter(x), torch.cat([x, x, x], 1))
+
+
+def test_volumes_are_padded_at_the_end_of_each_axis() -> None:
+    fit = Fit(2, 4, pad=True, spatial_dims=3)
+    x = torch.randn(1, 2, 3, 4, 5)
+    padded = fit.enter(x)
+    assert padded.shape == (1, 2, 4, 4, 8)
+    assert torch.equal(padded[:, :, :3, :, :5], x)
+    assert torch.equal(fit.leave(padded, (3, 4, 5)), x)
+    with pytest.raises(UsageError, match="z, y, x"):
+        fit.enter(torch.zeros(1, 2, 4, 4))

@@ -45,3 +45,17 @@ def test_parameters_of_the_expanding_layers() -> None:
     assert count(PatchExpand(96, 96, scale=4)) == 147_648
     assert count(PatchMerging(96)) == 74_496
     assert count(PatchEmbed(3, 96)) == 4_896
+
+
+def test_volumes_are_treated_alike() -> None:
+    tokens = PatchEmbed(2, 6, patch=4, spatial_dims=3)(torch.randn(1, 2, 4, 8, 8))
+    assert tokens.shape == (1, 1, 2, 2, 6)
+    merge, expand = PatchMerging(1, spatial_dims=3), PatchExpand(8, 1, spatial_dims=3)
+    merge.norm = expand.norm = merge.reduction = nn.Identity()  # type: ignore[assignment]
+    x = torch.randn(1, 4, 2, 6, 1)
+    merged = merge(x)
+    assert merged.shape == (1, 2, 1, 3, 8)
+    # Merging lists the neighbours with the first axis fastest, expanding with the last.
+    with torch.no_grad():
+        expand.expand.weight.copy_(torch.eye(8).view(2, 2, 2, 8).permute(2, 1, 0, 3).reshape(8, 8))
+    assert torch.equal(expand(merged), x)

@@ -28,7 +28,7 @@ FIXED_SIZE = {"umamba_enc"}
 SMALL = {
     "base_features": 16,
     "max_features": 64,
-    "depths": (1, 1, 1),
+    "depths": (1, 1),
     "drop_path_rate": 0.0,
     "dropout": 0.0,
     "pad_to_fit": True,

@@ -256,3 +256,26 @@ def test_a_subset_of_scans_has_parameters_for_those_only() -> None:
 def test_wrong_options_are_refused(option: str, value: object) -> None:
     with pytest.raises(UsageError, match=option):
         create_network("ud_mamba", **SMALL | {option: value})
+
+
+VOLUME: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "patch_size": (16, 32, 16)}
+
+
+def test_volumes() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"base_features": 4, "depths": (1, 1, 1), "region": "inverse"}
+    network: Any = create_network("ud_mamba", **VOLUME, **options).eval()
+    x = torch.randn(1, 1, 16, 32, 16)
+    logits, aux = network.forward_with_aux(x)
+    assert logits.shape == (1, 2, 16, 32, 16)
+    assert aux["scans"][0][0].shape == (1, 4, 8, 128)
+    (logits.mean() + cosine_consistency(aux)).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    with pytest.raises(UsageError, match=r"\(16, 24, 16\).*\(16, 32, 16\) or \(16, 16, 16\)"):
+        create_network("ud_mamba", **VOLUME | {"patch_size": (16, 24, 16)}, **options)
+
+
+def test_a_block_of_volumes_has_a_larger_convolution_only() -> None:
+    with torch.device("meta"):
+        flat, deep = SS2D(96, order=UncertaintyScan()), SS2D(96, order=UncertaintyScan(), spatial_dims=3)
+    assert count_parameters(deep) - count_parameters(flat) == 2 * 96 * (27 - 9)

@@ -170,3 +170,16 @@ def test_other_regions_are_refused(region: object) -> None:
 def test_unknown_values_are_refused(options: dict[str, object], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         UncertaintyScan(**options)  # type: ignore[arg-type]
+
+
+def test_volumes_skip_at_the_interval_of_the_last_side_and_rank_cubes() -> None:
+    features = _features(2, 4, 2, 6, 3)
+    order = UncertaintyScan()(features)
+    assert order.shape == (2, 4, 48)
+    assert torch.equal(order[:, 1], order[:, 0].view(2, 8, 6).transpose(1, 2).flatten(1))
+    cubes = rank_tokens(channel_uncertainty(features), region=2)
+    for sample in cubes:
+        places = [(int(t) // 12 // 2, int(t) % 12 // 6 // 2, int(t) % 6 // 2) for t in sample]
+        assert len(set(places)) == 6
+        assert [len(set(places[start : start + 8])) for start in range(0, 48, 8)] == [1] * 6
+    assert torch.equal(rank_tokens(channel_uncertainty(features), region=9), raster(48).expand(2, -1))
