@@ -286,7 +286,7 @@ class LightHUNet(nn.Module):
         return [logits] if self.deep_supervision else logits
 
     def _check_norms(self, x: Tensor) -> None:
-        smallest = x.shape[0] * prod(edge // self.fit.multiple for edge in x.shape[2:])
+        smallest = x.shape[0] * prod([edge // self.fit.multiple for edge in x.shape[2:]])
         if self.training and smallest < 2:
             raise UsageError(
                 f"A batch of {tuple(x.shape)} is too small to train on: the coarsest map has one element, "
