@@ -35,6 +35,20 @@ def test_a_block_adds_to_its_input() -> None:
     assert torch.equal(block(x), x)
 
 
+def test_checkpointing_changes_neither_values_nor_gradients() -> None:
+    torch.manual_seed(0)
+    order = UncertaintyScan()
+    plain = VSSBlock(6, Scanning(order, reweight="before"))
+    again = VSSBlock(6, Scanning(order, reweight="before", checkpoint=True))
+    again.load_state_dict(plain.state_dict())
+    x, factor = torch.randn(2, 4, 3, 6), torch.linspace(0.5, 2, 4, requires_grad=True)
+    expected, y = plain(x, factor), again(x, factor)
+    assert torch.equal(y, expected)
+    wanted = torch.autograd.grad(expected.square().sum(), [factor, *plain.parameters()])
+    found = torch.autograd.grad(y.square().sum(), [factor, *again.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_collecting_the_scans_changes_nothing() -> None:
     torch.manual_seed(0)
     stage = VSSStage(6, Scanning(UncertaintyScan()), drop_paths=(0.0, 0.0))

@@ -8,7 +8,12 @@ from torch import nn
 
 from scanseg.blocks.vss import VSSBlock
 from scanseg.errors import UsageError
-from scanseg.networks import count_parameters, create_network, describe_network
+from scanseg.networks import (
+    count_parameters,
+    create_network,
+    describe_network,
+    training_memory_bytes,
+)
 
 PAPER: dict[str, Any] = {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "patch_size": (224, 224)}
 SMALL: dict[str, Any] = {
@@ -120,6 +125,16 @@ def test_the_skips_are_what_enters_the_stages() -> None:
 def test_wrong_options_are_refused(option: str, value: object) -> None:
     with pytest.raises(UsageError, match=option):
         create_network("mamba_unet", **SMALL | {option: value})
+
+
+def test_checkpointing_keeps_less() -> None:
+    facts = SMALL | {"patch_size": (64, 64)}
+    plain, less = (
+        training_memory_bytes("mamba_unet", batch_size=2, **facts, checkpoint=on) for on in (False, True)
+    )
+    assert less.mamba_bytes == 0
+    assert less.activations_bytes < 0.2 * plain.activations_bytes
+    assert less.total_bytes < plain.total_bytes
 
 
 def test_it_exists_in_2d_only() -> None:

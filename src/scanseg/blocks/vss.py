@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scanseg.blocks.patch import PatchEmbed, PatchMerging
 from scanseg.blocks.ss2d import SS2D
@@ -15,13 +16,19 @@ from scanseg.scans import CrossScan, ScanOrder
 
 @dataclass(frozen=True)
 class Scanning:
-    """What VSS blocks share: see SS2D."""
+    """What VSS blocks share.
+
+    Attributes:
+        order, d_state, expand, reweight, spatial_dims: See SS2D.
+        checkpoint: See VSSBlock.
+    """
 
     order: ScanOrder = field(default_factory=CrossScan)
     d_state: int = 16
     expand: int = 2
     reweight: str = "off"
     spatial_dims: int = 2
+    checkpoint: bool = False
 
 
 class DropPath(nn.Module):
@@ -48,6 +55,8 @@ class DropPath(nn.Module):
 class VSSBlock(nn.Module):
     """x + DropPath(SS2D(LayerNorm(x))) on maps (B, *spatial, C).
 
+    With `scanning.checkpoint` a block keeps only its input for the backward pass, which computes it again.
+
     Source: VMamba (Liu 2024), the block of its first version: no feed-forward part.
     """
 
@@ -63,10 +72,18 @@ class VSSBlock(nn.Module):
             spatial_dims=scanning.spatial_dims,
         )
         self.drop_path = DropPath(drop_path)
+        self.checkpoint = scanning.checkpoint
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """Maps (B, *spatial, C) to the same shape; `factor` as in SS2D."""
-        return x + self.drop_path(self.self_attention(self.ln_1(x), factor))  # type: ignore[no-any-return]
+        if self.checkpoint and torch.is_grad_enabled():
+            y = checkpoint(self._branch, x, factor, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = self._branch(x, factor)
+        return x + self.drop_path(y)  # type: ignore[no-any-return]
+
+    def _branch(self, x: Tensor, factor: Tensor | None) -> Tensor:
+        return self.self_attention(self.ln_1(x), factor)  # type: ignore[no-any-return]
 
     def forward_with_scans(self, x: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns what `forward` does, and the result of each scan, (B, K, D, L)."""

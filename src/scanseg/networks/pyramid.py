@@ -27,6 +27,7 @@ PYRAMID_OPTIONS = {
     "d_state": Option(16, "states per channel of the scans"),
     "expand": Option(2, "inner width of a VSS block relative to its input"),
     "drop_path_rate": Option(0.2, "highest rate of stochastic depth while training; it rises from 0"),
+    "checkpoint": Option(False, "compute each VSS block again in the backward pass: less memory, more time"),
     **FIT_OPTIONS,
 }
 
@@ -71,6 +72,7 @@ def make_pyramid(
     expand: int = 2,
     drop_path_rate: float = 0.2,
     repeat_gray: bool = False,
+    checkpoint: bool = False,
     pad_to_fit: bool = False,
     patch: int = 4,
     stem_stride: int = 1,
@@ -104,6 +106,7 @@ def make_pyramid(
             d_state=positive_integer("d_state", d_state),
             expand=positive_integer("expand", expand),
             spatial_dims=topology.spatial_dims,
+            checkpoint=bool(checkpoint),
         ),
     )
 
