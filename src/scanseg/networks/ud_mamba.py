@@ -57,7 +57,7 @@ class UDMamba(nn.Module):
 
     def __init__(self, body: MambaUNet, *, alpha: str, consistency_layer: str, scans: Sequence[str]) -> None:
         super().__init__()
-        self.body, self.alpha, self.scans = body, alpha, tuple(scans)
+        self.body, self._alpha, self.scans = body, alpha, tuple(scans)
         count = len(body.stages)
         self._kept = range(count) if consistency_layer == "all" else (count - 1,)
         shared = {} if alpha == "off" else {"alpha": nn.Parameter(torch.ones(len(self.scans)))}
@@ -128,7 +128,7 @@ class UDMamba(nn.Module):
         return found
 
     def _factor(self) -> Tensor | None:
-        return self.shared["alpha"] if self.alpha == "before_s6" else None
+        return self.shared["alpha"] if self._alpha == "before_s6" else None
 
 
 @register_network(
