@@ -24,7 +24,15 @@ ODD = {
 CLASSES, CHANNELS = 3, 2
 # Networks that accept only the patch size they were made for.
 FIXED_SIZE = {"umamba_enc"}
-SMALL = {"base_features": 16, "max_features": 64}
+# Small, without chance, and at home in every size; each network takes what it has options for.
+SMALL = {
+    "base_features": 16,
+    "max_features": 64,
+    "depths": (1, 1),
+    "drop_path_rate": 0.0,
+    "dropout": 0.0,
+    "pad_to_fit": True,
+}
 CASES = [(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
 each = pytest.mark.parametrize(("name", "spatial_dims"), CASES)
 
@@ -87,12 +95,13 @@ def test_deep_supervision_lists_the_same_logits_first(name: str, spatial_dims: i
 
 
 def _without_effect(network: nn.Module) -> set[str]:
-    """Biases of convolutions right before an instance norm: the norm removes them."""
+    """Biases of convolutions right before an instance or batch norm: the norm removes them."""
+    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    norms = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.BatchNorm2d, nn.BatchNorm3d)
     names = set()
     leaves = [(name, part) for name, part in network.named_modules() if not list(part.children())]
     for (name, part), (_, following) in itertools.pairwise(leaves):
-        convolves = isinstance(part, (nn.Conv2d, nn.Conv3d)) and part.bias is not None
-        if convolves and isinstance(following, (nn.InstanceNorm2d, nn.InstanceNorm3d)):
+        if isinstance(part, convolutions) and part.bias is not None and isinstance(following, norms):
             names.add(f"{name}.bias")
     return names
 
@@ -116,7 +125,8 @@ def test_every_parameter_gets_a_gradient(name: str, spatial_dims: int) -> None:
 def test_every_parameter_moves(name: str, spatial_dims: int) -> None:
     network = _create(name, spatial_dims, deep_supervision=True)
     before = {key: parameter.clone() for key, parameter in network.named_parameters()}
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
+    # Adam, because its steps show however small a gradient is.
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     # Two steps: behind a norm that starts at zero, gradients arrive in the second.
     for _ in range(2):
         optimizer.zero_grad()
@@ -203,7 +213,10 @@ def test_evaluation_is_deterministic_and_leaves_the_image_alone(name: str, spati
 
 @each
 def test_bfloat16_autocast_is_finite_and_close(name: str, spatial_dims: int) -> None:
-    network, x = copy.deepcopy(_shared(name, spatial_dims)).train(), _image(spatial_dims)
+    network = copy.deepcopy(_shared(name, spatial_dims)).train()
+    # Batch norm over the two voxels of a coarsest map would turn rounding into signs.
+    normed = any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    x = _image(spatial_dims, size=(64, 96) if normed else None)
     expected = network(x).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(x)

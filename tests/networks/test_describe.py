@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scanseg.errors import UsageError
-from scanseg.networks import create_network, describe_network, list_networks
+from scanseg.networks import NETWORKS, create_network, describe_network, list_networks
+from scanseg.networks.counting import SCANNING
 
 _CT: dict[str, Any] = {
     "spatial_dims": 3,
@@ -57,20 +58,23 @@ def test_operations_are_those_measured_on_the_released_code(
     assert v1["macs"]["convolution"] / 1e9 == pytest.approx(first_generation, abs=0.06)
 
 
-def _toy(spatial_dims: int) -> dict[str, Any]:
+def _toy(name: str, spatial_dims: int) -> dict[str, Any]:
+    wanted = {"base_features": 4, "pad_to_fit": True}
     return {
         "spatial_dims": spatial_dims,
         "in_channels": 2,
         "out_channels": 3,
         "patch_size": (16, 24, 16)[:spatial_dims],
-        "base_features": 4,
+        **{key: value for key, value in wanted.items() if key in NETWORKS[name].options},
     }
 
 
-@pytest.mark.parametrize("name", list_networks())
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+_EACH = [(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
+
+
+@pytest.mark.parametrize(("name", "spatial_dims"), _EACH)
 def test_operations_agree_with_the_flop_counter(name: str, spatial_dims: int) -> None:
-    arguments = _toy(spatial_dims)
+    arguments = _toy(name, spatial_dims)
     facts = describe_network(name, **arguments)
     network = create_network(name, deep_supervision=True, **arguments)
     counter = FlopCounterMode(display=False)
@@ -81,18 +85,18 @@ def test_operations_agree_with_the_flop_counter(name: str, spatial_dims: int) ->
         kind = "convolution" if "convolution" in str(operation) else "linear"
         if "scan" not in str(operation):
             counted[kind] = counted.get(kind, 0) + flops
-    # PyTorch's counter does not see the causal convolution, which is a sum of products here.
-    mambas = [m for m in network.modules() if type(m).__name__ == "MambaBlock"]
+    scanning = [type(part).__name__ for part in network.modules() if isinstance(part, SCANNING)]
     assert counted["convolution"] <= 2 * facts["macs"]["convolution"]
-    if not mambas:
+    # PyTorch's counter does not see the causal convolution of Mamba blocks.
+    if "MambaBlock" not in scanning:
         assert counted["convolution"] == 2 * facts["macs"]["convolution"]
     assert counted.get("linear", 0) == 2 * facts["macs"]["linear"]
-    assert (facts["macs"]["scan"] > 0) == bool(mambas)
+    assert (facts["macs"]["scan"] > 0) == bool(scanning)
 
 
 @pytest.mark.parametrize("name", list_networks())
 def test_stages_add_up(name: str) -> None:
-    facts = describe_network(name, **_toy(2))
+    facts = describe_network(name, **_toy(name, NETWORKS[name].spatial_dims[0]))
     stages = facts["stages"]
     assert sum(stage["parameters"] for stage in stages) == facts["parameters"]
     for kind in ("convolution", "linear", "scan", "total"):

@@ -99,10 +99,14 @@ def test_the_package_exports_them_without_loading_torch() -> None:
 
 def test_making_networks_loads_no_timm_and_no_torchvision() -> None:
     code = (
-        "import sys, scanseg\n"
-        "for name in scanseg.list_networks():\n"
-        "    scanseg.create_network(name, spatial_dims=2, in_channels=1, out_channels=2,\n"
-        "                           patch_size=(16, 16), base_features=2)\n"
+        "import sys\n"
+        "from scanseg.networks import NETWORKS, create_network\n"
+        "for name, entry in NETWORKS.items():\n"
+        "    wanted = {'base_features': 2, 'pad_to_fit': True}\n"
+        "    options = {key: value for key, value in wanted.items() if key in entry.options}\n"
+        "    dims = entry.spatial_dims[0]\n"
+        "    create_network(name, spatial_dims=dims, in_channels=1, out_channels=2,\n"
+        "                   patch_size=(16,) * dims, **options)\n"
         "assert not {'timm', 'torchvision', 'nnunetv2'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

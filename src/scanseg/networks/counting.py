@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from scanseg.blocks.mamba import MambaBlock
+from scanseg.blocks.ss2d import SS2D
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Blocks with a scan: they know their own counts, and do not run on the meta device.
+SCANNING = (MambaBlock, SS2D)
 VALUE_BYTES = 4
 
 
@@ -26,9 +29,9 @@ class Counts:
     Attributes:
         macs: Multiply-accumulates per kind (`convolution`, `linear`, `scan`) and per module.
         convolution_values: Values that leave the convolutions.
-        saved_bytes: What autograd keeps for the backward pass outside the Mamba blocks, parameters left out.
-        mamba_bytes: What it keeps inside the Mamba blocks.
-        largest_bytes: The largest single tensor kept outside the Mamba blocks.
+        saved_bytes: What autograd keeps outside the blocks with scans, parameters left out.
+        mamba_bytes: What it keeps inside the blocks with scans.
+        largest_bytes: The largest single tensor kept outside them.
         largest_mamba_bytes: The largest inside.
     """
 
@@ -49,13 +52,13 @@ class Counts:
 
 
 class _ShapeOnly(nn.Module):
-    """Stands for a Mamba block: same shape out, a dependence on the input, no computation."""
+    """Stands for a block with scans: same shape out, a dependence on the input, no computation."""
 
-    def __init__(self, block: MambaBlock) -> None:
+    def __init__(self, block: MambaBlock | SS2D) -> None:
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         return x.neg()
 
 
@@ -66,7 +69,7 @@ def count(network: nn.Module, shape: Sequence[int]) -> Counts:
     """
     counts = Counts()
     for name, module in list(network.named_modules()):
-        if isinstance(module, MambaBlock):
+        if isinstance(module, SCANNING):
             parent, _, child = name.rpartition(".")
             stand_in, owner = _ShapeOnly(module), network.get_submodule(parent)
             recomputed = bool(getattr(owner, "checkpoint", False))
@@ -117,13 +120,17 @@ def _layer_hook(counts: Counts, name: str) -> Any:
 
 def _mamba_hook(counts: Counts, name: str, *, recomputed: bool) -> Any:
     def hook(stand_in: _ShapeOnly, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        batch, length, _ = inputs[0].shape
-        macs = stand_in.block.macs(length)
+        block = stand_in.block
+        batch, length = inputs[0].shape[0], prod(inputs[0].shape[1:-1])
+        macs = block.macs(length)
         counts.macs["linear"][name] += batch * macs["linear"]
         counts.macs["convolution"][name] += batch * macs["conv"]
         counts.macs["scan"][name] += batch * macs["scan"]
-        kept = VALUE_BYTES * batch * stand_in.block.saved_values(length)
-        widest = VALUE_BYTES * batch * length * 2 * stand_in.block.d_inner
+        if isinstance(block, SS2D):
+            values, width = block.saved_values(length, batch), block.scans * block.d_inner
+        else:
+            values, width = batch * block.saved_values(length), 2 * block.d_inner
+        kept, widest = VALUE_BYTES * values, VALUE_BYTES * batch * length * width
         if recomputed:
             # Kept only while the backward pass is in this block.
             kept, widest = 0, widest + kept

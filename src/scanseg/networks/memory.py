@@ -103,7 +103,7 @@ def conv_feature_map_size(name: str, *, deep_supervision: bool = True, **argumen
     with torch.device("meta"):
         network: Any = create_network(name, deep_supervision=deep_supervision, **arguments)
     patch = tuple(arguments["patch_size"])
-    if hasattr(network.encoder, "compute_conv_feature_map_size"):
+    if hasattr(getattr(network, "encoder", None), "compute_conv_feature_map_size"):
         halves = (network.encoder, network.decoder)
         return sum(int(half.compute_conv_feature_map_size(patch)) for half in halves)
     return count(network, (1, arguments["in_channels"], *patch)).convolution_values
