@@ -75,6 +75,12 @@ def test_unknown_network_names_its_neighbours() -> None:
     assert "Traceback" not in answer.stderr
 
 
+def test_a_network_for_images_is_shown_without_options() -> None:
+    answer = scanseg("networks", "show", "mamba_unet", "--json")
+    assert answer.returncode == 0
+    assert json.loads(answer.stdout)["arguments"]["patch_size"] == [256, 256]
+
+
 def test_errors_as_json() -> None:
     answer = scanseg("networks", "show", "umamba_end", "--json")
     assert answer.returncode == 2

@@ -39,8 +39,13 @@ def list_(json: options.Json = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Name of the network, see `scanseg networks list`.")],
     patch_size: Annotated[
-        str, typer.Option("--patch-size", help="For example 40x56x40; two numbers make it 2D.")
-    ] = "64x64x64",
+        str | None,
+        typer.Option(
+            "--patch-size",
+            help="For example 40x56x40; two numbers make it 2D.",
+            show_default="64x64x64, or 256x256 for 2D networks",
+        ),
+    ] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", min=1, help="Image channels.")] = 1,
     out_channels: Annotated[int, typer.Option("--out-channels", min=1, help="Classes with background.")] = 2,
     json: options.Json = False,
@@ -51,6 +56,7 @@ def show(
 
     out = Output(json=json)
     entry = NETWORKS[name]
+    patch_size = patch_size or ("64x64x64" if 3 in entry.spatial_dims else "256x256")
     size = parse_size(patch_size)
     facts = describe_network(
         name, spatial_dims=len(size), in_channels=in_channels, out_channels=out_channels, patch_size=size
