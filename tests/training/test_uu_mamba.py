@@ -111,20 +111,20 @@ def test_every_parameter_moves_and_sigmas_have_no_weight_decay(prepared):
 @pytest.mark.parametrize("preset", [*ROWS, "uu_mamba_published"])
 def test_it_trains_on_real_images(prepared, tmp_path, preset):
     """The loss falls; the sigmas move if they are learned, and stay 1 if not."""
-    changes = {**TINY, "epochs": 3, "iterations_per_epoch": 8, "validation_iterations": 1, "augment": False}
+    changes = {**TINY, "epochs": 2, "iterations_per_epoch": 6, "validation_iterations": 1, "augment": False}
     train_network(**arguments(prepared, tmp_path, preset, changes))
     records = lines(tmp_path)
     losses = [record["train_loss"] for record in records]
-    assert losses[2] < losses[0]
-    assert [record["skipped_steps"] for record in records] == [0, 0, 0]
+    assert losses[1] < losses[0]
+    assert [record["skipped_steps"] for record in records] == [0, 0]
     found = [[record[f"sigma_{name}"] for name in NAMES] for record in records if "sigma_dice" in record]
     if preset == "uu_mamba_cross_entropy":
         assert found == []
     elif preset == "uu_mamba_published":
-        assert found == [[1.0] * 3] * 3
+        assert found == [[1.0] * 3] * 2
     else:
         assert all(value != 1.0 for sigmas in found for value in sigmas)
-        assert all(now != then for now, then in zip(found[2], found[0], strict=True))
+        assert all(now != then for now, then in zip(*found, strict=True))
 
 
 def stop_at(step: int):
