@@ -368,7 +368,11 @@ def test_two_processes_make_the_same_steps(tmp_path):
     script = str(Path(__file__).with_name("two_processes.py"))
     commands = [[sys.executable, script, str(rank), str(tmp_path / "store")] for rank in (0, 1)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    answers = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+    try:
+        answers = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert answers[0]["ends"] == answers[1]["ends"]
     for answer in answers:
         assert [step["made"] for step in answer["steps"]] == [True, True, False, True]
