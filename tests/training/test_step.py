@@ -363,13 +363,14 @@ class TestSAM:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_two_processes_make_the_same_steps(tmp_path):
     """Also where only one of them meets an infinite image; gradients are exchanged once a step."""
     script = str(Path(__file__).with_name("two_processes.py"))
     commands = [[sys.executable, script, str(rank), str(tmp_path / "store")] for rank in (0, 1)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     try:
-        answers = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+        answers = [json.loads(process.communicate(timeout=200)[0]) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -24,7 +24,7 @@ def main(rank: int, rendezvous: str) -> dict:
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=150),
     )
     torch.set_num_threads(1)
     torch.manual_seed(0)
