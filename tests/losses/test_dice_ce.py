@@ -112,8 +112,8 @@ def test_half_precision_logits_are_summed_in_fp32():
 def test_wrong_use():
     with pytest.raises(UsageError, match=r"no option 'weight_bce'.*weight_dice"):
         create_loss("dice_ce", weight_bce=1)
-    with pytest.raises(UsageError, match="Unknown loss 'dice'"):
-        create_loss("dice")
+    with pytest.raises(UsageError, match=r"Unknown loss 'dice_ec'. Did you mean dice_ce"):
+        create_loss("dice_ec")
     logits, target = random_case((4, 4), classes=2, seed=0)
     with pytest.raises(ValueError, match="2 outputs but 1 targets"):
         create_loss("dice_ce")([logits, logits], [target])

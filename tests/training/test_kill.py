@@ -24,10 +24,12 @@ def outcome(run: Path) -> tuple[str, str, int]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_random_kills(prepared, tmp_path):
-    prepared.recipe.changed(epochs=4, iterations_per_epoch=2, validation_iterations=1).save(
-        tmp_path / "recipe.toml"
-    )
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "uncertainty_aware", "sam_rho": 0.05}], ids=["plain", "sam and sigmas"]
+)
+def test_random_kills(prepared, tmp_path, changes):
+    short = {"epochs": 4, "iterations_per_epoch": 2, "validation_iterations": 1}
+    prepared.recipe.changed(**short, **changes).save(tmp_path / "recipe.toml")
     prepared.plan.save(tmp_path / "plan.json")
     order = {
         "plan": str(tmp_path / "plan.json"),

@@ -76,12 +76,19 @@ WRONG = [
     ({"epochs": "many"}, r"epochs .*valid integer"),
     ({"patch_size": [1]}, r"patch_size .*at least 2 items"),
     ({"network": "umamba_bott"}, r"Unknown network 'umamba_bott'. Did you mean umamba_bot"),
-    ({"loss": "dice"}, r"Unknown loss 'dice'. .*Known: dice_ce"),
+    ({"loss": "dice_ec"}, r"Unknown loss 'dice_ec'. .*Known: dice_ce"),
     ({"optimizer": "sam"}, r"Unknown optimizer 'sam'"),
     ({"schedule": "step"}, r"Unknown schedule 'step'"),
     ({"loss_options": {"gamma": 2}}, r"'dice_ce' has no option 'gamma'.*Accepted: weight_dice"),
     ({"optimizer_options": {"rho": 2}}, r"'sgd' has no option 'rho'"),
     ({"schedule_options": {"steps": 2}}, r"'poly' has no option 'steps'"),
+    ({"sam_rho": -0.05}, r"sam_rho .*greater than or equal to 0, got -0.05"),
+    ({"sam_adaptive": True}, r"sam_adaptive, but sam_rho is 0"),
+    ({"loss": "focal", "loss_options": {"gamma": -1}}, r"gamma must be a number from 0 .*got -1"),
+    (
+        {"loss": "uncertainty_aware", "loss_options": {"components": {"dise": {}}}},
+        r"Unknown loss 'dise'. Did you mean dice",
+    ),
 ]
 
 

@@ -40,6 +40,9 @@ def train(
     ] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="Instead of the recipe's.")] = None,
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd, adamw or adam.")] = None,
+    sam_rho: Annotated[
+        float | None, typer.Option("--sam-rho", min=0.0, help="Sharpness-aware minimisation; 0 is without.")
+    ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16.")] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Instead of the plan's.")
@@ -95,6 +98,7 @@ def train(
         "learning_rate": learning_rate,
         "loss": loss,
         "optimizer": optimizer,
+        "sam_rho": sam_rho,
         "precision": precision,
         "batch_size": batch_size,
         "patch_size": None if patch_size is None else parse_size(patch_size),

@@ -1,18 +1,22 @@
 """Losses: modules that map logits and targets to one number; those that learn hold parameters."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from scanseg.losses.cross_entropy import CrossEntropy
 from scanseg.losses.deep_supervision import DeepSupervision, deep_supervision_weights
+from scanseg.losses.dice import Dice
 from scanseg.losses.dice_ce import DiceCE
-from scanseg.registry import Registry, check_options
+from scanseg.losses.focal import Focal
+from scanseg.losses.registry import LOSSES, build_loss
+from scanseg.losses.uncertainty import UncertaintyAware
 
-LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
 LOSSES.register("dice_ce")(DiceCE)
-
-_FACTS = ("batch_dice", "ignore_index")
+LOSSES.register("dice")(Dice)
+LOSSES.register("cross_entropy")(CrossEntropy)
+LOSSES.register("focal")(Focal)
+LOSSES.register("uncertainty_aware")(UncertaintyAware)
 
 
 def create_loss(
@@ -27,7 +31,7 @@ def create_loss(
         options: Passed to the loss, for example `weight_ce=0.5`.
 
     Raises:
-        UsageError: The name or an option is unknown.
+        UsageError: The name, an option or its value is not accepted.
 
     Example:
         >>> import torch
@@ -37,9 +41,17 @@ def create_loss(
         >>> round(loss(logits, target).item(), 4)
         -1.0
     """
-    build = LOSSES[name]
-    check_options("loss", name, build, options, reserved=_FACTS)
-    return DeepSupervision(build(batch_dice=batch_dice, ignore_index=ignore_index, **options))
+    return DeepSupervision(build_loss(name, options, batch_dice=batch_dice, ignore_index=ignore_index))
 
 
-__all__ = ["LOSSES", "DeepSupervision", "DiceCE", "create_loss", "deep_supervision_weights"]
+__all__ = [
+    "LOSSES",
+    "CrossEntropy",
+    "DeepSupervision",
+    "Dice",
+    "DiceCE",
+    "Focal",
+    "UncertaintyAware",
+    "create_loss",
+    "deep_supervision_weights",
+]

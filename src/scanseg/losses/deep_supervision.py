@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,7 +43,8 @@ class DeepSupervision(nn.Module):
         """Returns the weighted sum over the levels, or the plain loss of a single tensor.
 
         Args:
-            logits: (B, K, *spatial), or a list of them from fine to coarse.
+            logits: (B, K, *spatial), or a list of them from fine to coarse. bfloat16 and float16 are made
+                float32 first: sums over voxels need it.
             target: (B, 1, *spatial) class indices, a list if `logits` is one.
 
         Raises:
@@ -53,6 +55,10 @@ class DeepSupervision(nn.Module):
         if len(outputs) != len(targets):
             raise ValueError(f"{len(outputs)} outputs but {len(targets)} targets for deep supervision")
         weighted = zip(deep_supervision_weights(len(outputs)), outputs, targets, strict=True)
-        terms = [weight * self.loss(one, goal) for weight, one, goal in weighted if weight != 0]
+        terms = [weight * self.loss(_full(one), goal) for weight, one, goal in weighted if weight != 0]
         total: Tensor = sum(terms[1:], start=terms[0])
         return total
+
+
+def _full(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

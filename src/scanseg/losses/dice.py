@@ -1,7 +1,9 @@
 """Soft Dice over softmax probabilities."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from scanseg.losses.ignored import split_ignored
 
 
 def one_hot(target: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -43,3 +45,41 @@ def soft_dice(
     if batch_dice:
         overlap, total = overlap.sum(0), total.sum(0)
     return ((2 * overlap + smooth) / (total + smooth).clamp_min(1e-8)).mean()
+
+
+class Dice(nn.Module):
+    """1 - soft Dice: 0 for a perfect result, 1 without any overlap.
+
+    Args:
+        batch_dice: One Dice for the whole batch instead of one per sample.
+        ignore_index: Class index in the target whose voxels do not count; None if there is no such class.
+        smooth: See `soft_dice`.
+        negative: Returns -Dice instead, as nnU-Net does: the same gradient, values in [-1, 0].
+
+    Source:
+        UU-Mamba (arXiv 2405.17496), eqs. 4 and 5. Its code takes nnU-Net's -Dice; divided by a variance that
+        is learned, that has no lower bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_dice: bool,
+        ignore_index: int | None = None,
+        smooth: float = 1e-5,
+        negative: bool = False,
+    ) -> None:
+        super().__init__()
+        self.batch_dice, self.ignore_index = batch_dice, ignore_index
+        self.smooth, self.negative = smooth, negative
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss of one output.
+
+        Args:
+            logits: (B, K, *spatial), float32 or float64.
+            target: Class indices, (B, 1, *spatial), any numeric type.
+        """
+        known, mask = split_ignored(target, self.ignore_index)
+        dice = soft_dice(logits.softmax(1), known, batch_dice=self.batch_dice, smooth=self.smooth, mask=mask)
+        return -dice if self.negative else 1 - dice

@@ -1,10 +1,10 @@
 """Dice plus cross-entropy, nnU-Net's loss."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from scanseg.losses.cross_entropy import cross_entropy
 from scanseg.losses.dice import soft_dice
+from scanseg.losses.ignored import split_ignored
 
 
 class DiceCE(nn.Module):
@@ -40,16 +40,9 @@ class DiceCE(nn.Module):
         """Returns the loss of one output.
 
         Args:
-            logits: (B, K, *spatial).
+            logits: (B, K, *spatial), float32 or float64.
             target: Class indices, (B, 1, *spatial), any numeric type.
         """
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        mask = None if self.ignore_index is None else target != self.ignore_index
-        known = target if mask is None else torch.where(mask, target, 0)
+        known, mask = split_ignored(target, self.ignore_index)
         dice = soft_dice(logits.softmax(1), known, batch_dice=self.batch_dice, smooth=self.smooth, mask=mask)
-        loss = -self.weight_dice * dice
-        if mask is None:
-            return loss + self.weight_ce * functional.cross_entropy(logits, target[:, 0].long())
-        voxelwise = functional.cross_entropy(logits, known[:, 0].long(), reduction="none")
-        return loss + self.weight_ce * (voxelwise * mask[:, 0]).sum() / mask.sum().clamp_min(1)
+        return -self.weight_dice * dice + self.weight_ce * cross_entropy(logits, known, mask)

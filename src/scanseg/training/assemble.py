@@ -65,6 +65,7 @@ class Training:
             target,
             precision=self.recipe.precision,
             clip_norm=self.recipe.clip_norm,
+            sam=self.recipe.create_sam(),
         )
 
 

@@ -63,7 +63,8 @@ def train_network(
     metrics.jsonl has a line per epoch: epoch (from 1), step, learning_rate (of its last step), train_loss,
     validation_loss, pseudo_dice (mean over the foreground classes), pseudo_dice_per_label, ema_pseudo_dice,
     best, seconds, data_seconds (waiting for batches), elapsed_seconds (over all sessions), skipped_steps,
-    peak_memory_bytes. What is not a number is null.
+    peak_memory_bytes, and sigma_NAME for each component of an uncertainty-aware loss. What is not a number is
+    null.
 
     Args:
         plan: The plan the cases were preprocessed with.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from scanseg.optim import Schedule
+    from scanseg.optim import SAM, Schedule
 
 
 class Recipe(BaseModel):
@@ -37,6 +37,9 @@ class Recipe(BaseModel):
         learning_rate: The highest learning rate.
         momentum: Of SGD; the other optimisers do not use it.
         weight_decay: Of the network's parameters; what a loss learns has none.
+        sam_rho: How far sharpness-aware minimisation climbs before it takes the gradient of a step; then a
+            step passes twice over its batch. 0 is without it.
+        sam_adaptive: It climbs relative to the size of each weight.
         schedule: `poly`, `cosine` or `constant`.
         schedule_options: Its options, for example `{"exponent": 0.9}`.
         schedule_per: Whether the rate changes after every epoch (as in nnU-Net) or every step.
@@ -69,6 +72,8 @@ class Recipe(BaseModel):
     learning_rate: float = Field(0.01, gt=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     weight_decay: float = Field(3e-5, ge=0)
+    sam_rho: float = Field(0.0, ge=0)
+    sam_adaptive: bool = False
     schedule: str = "poly"
     schedule_options: dict[str, Any] = Field(default_factory=dict)
     schedule_per: Literal["epoch", "step"] = "epoch"
@@ -107,6 +112,12 @@ class Recipe(BaseModel):
         learner = nn.ParameterList([nn.Parameter(torch.zeros(1))])
         self.create_optimizer(learner, self.create_loss(batch_dice=False))
         self.create_schedule()
+        if self.sam_adaptive and self.sam_rho == 0:
+            raise UsageError(
+                "The recipe has sam_adaptive, but sam_rho is 0, which is without SAM.",
+                code="E-RECIPE-SAM",
+                hint="Set sam_rho too, or leave sam_adaptive out.",
+            )
         return self
 
     def create_loss(self, *, batch_dice: bool) -> nn.Module:
@@ -124,6 +135,12 @@ class Recipe(BaseModel):
             options = {"momentum": self.momentum, **options}
         groups = parameter_groups(network, loss, weight_decay=self.weight_decay)
         return create_optimizer(self.optimizer, groups, learning_rate=self.learning_rate, **options)
+
+    def create_sam(self) -> SAM | None:
+        """Returns how a step climbs before it takes its gradient, None if it does not."""
+        from scanseg.optim import SAM
+
+        return SAM(self.sam_rho, self.sam_adaptive) if self.sam_rho > 0 else None
 
     def create_schedule(self) -> Schedule:
         """Returns the function from progress in [0, 1) to the learning rate."""

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from scanseg.errors import TrainingError
 from scanseg.files import sha256, write_json
+from scanseg.losses import UncertaintyAware
 from scanseg.progress import Progress, Report
 from scanseg.training.assemble import Training
 from scanseg.training.checkpoint import Checkpoints
@@ -110,7 +111,14 @@ class Session:
         if state.skipped_in_row < self.recipe.nonfinite_limit:
             return
         training = self.training
-        where = blame(training.network, training.loss, data, target, precision=self.recipe.precision)
+        where = blame(
+            training.network,
+            training.loss,
+            data,
+            target,
+            precision=self.recipe.precision,
+            sam=self.recipe.create_sam(),
+        )
         raise TrainingError(
             f"{state.skipped_in_row} steps in a row, up to step {state.step}, were not finite; "
             f"NaN or infinity appears first in {where}.",
@@ -126,7 +134,8 @@ class Session:
         """
         started_s = time.perf_counter()
         weights = weights_of(self.training.network)
-        if (name := first_nonfinite_name(weights)) is not None:
+        learned = {f"loss.{name}": value for name, value in weights_of(self.training.loss).items()}
+        if (name := first_nonfinite_name(weights | learned)) is not None:
             raise TrainingError(
                 f"After epoch {state.epoch + 1} the weight {name} is not finite. The epoch is not saved.",
                 code="E-TRAIN-NONFINITE",
@@ -160,6 +169,7 @@ class Session:
             "data_seconds": round(waited_s, 3),
             "elapsed_seconds": round(state.elapsed_s, 3),
             "skipped_steps": state.skipped_in_epoch,
+            **{f"sigma_{name}": value for name, value in _sigmas(self.training.loss).items()},
             "peak_memory_bytes": peak_memory_bytes(self.training.device.type),
         }
 
@@ -187,3 +197,9 @@ class Session:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _sigmas(loss: nn.Module) -> dict[str, float]:
+    """Returns the sigma of each component of an uncertainty-aware loss; nothing for other losses."""
+    aware = [module for module in loss.modules() if isinstance(module, UncertaintyAware)]
+    return {name: value for module in aware for name, value in module.sigmas().items()}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from scanseg.kernels.convolution import FastConvolutions
+from scanseg.optim import SAM
 from scanseg.training.weights import first_nonfinite_name
 
 Target = Tensor | list[Tensor]
@@ -47,36 +49,93 @@ def train_step(
     *,
     precision: str = "fp32",
     clip_norm: float = 12.0,
+    sam: SAM | None = None,
 ) -> StepResult:
-    """Makes one step of gradient descent, or none if loss or gradients are not finite.
+    """Makes one step of gradient descent, or none if a loss or a gradient is not finite.
+
+    A step that is not made leaves weights, what the loss learns and the optimiser's state as they were.
 
     Args:
-        network: Returns logits, or a list of them from fine to coarse.
+        network: Returns logits, or a list of them from fine to coarse. If it is a `DistributedDataParallel`,
+            every process makes the step, or none.
         loss_function: Takes what the network returns, and `target`.
         optimizer: Over the parameters of both, its learning rate set.
         data: (B, C, *spatial), on the network's device.
         target: Class indices (B, 1, *spatial), or a list of them.
         precision: `fp32` or `bf16`.
         clip_norm: The network's gradient is scaled down to this norm; 0 does not clip. Parameters of the loss
-            are not part of it.
+            are not part of it, nor is the first pass of SAM.
+        sam: Take the gradient where SAM climbs to; None takes it at the weights.
+
+    Returns:
+        The loss at the weights before the step, and the norm of the gradient that was followed.
 
     Source:
-        nnU-Net 2.8.1, nnUNetTrainer.train_step; the check for finite values is ours.
+        nnU-Net 2.8.1, nnUNetTrainer.train_step; the checks for finite values are ours.
     """
-    optimizer.zero_grad(set_to_none=True)
-    with mixed_precision(data.device, precision), FastConvolutions():
-        logits = network(data)
-    loss = loss_function(logits, target)
-    value = loss.item()
-    if not math.isfinite(value):
-        return StepResult(value, math.nan, made=False)
-    loss.backward()
+
+    def backward() -> float:
+        """Returns the loss, and leaves its gradients if it is finite."""
+        optimizer.zero_grad(set_to_none=True)
+        with mixed_precision(data.device, precision), FastConvolutions():
+            logits = network(data)
+        loss = loss_function(logits, target)
+        value = _agreed(network, loss.item())
+        if math.isfinite(value):
+            loss.backward()
+        return value
+
+    place: AbstractContextManager[None] = nullcontext()
+    value = math.nan
+    if sam is not None:
+        with _first_pass(network, data.device):
+            value = backward()
+        norm = _agreed(network, sam.norm(network))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            return StepResult(value, norm, made=False)
+        place = sam.climbed(network, norm)
+    with place:
+        followed = backward()
+    value = followed if sam is None else value
+    if not math.isfinite(followed):
+        return StepResult(followed, math.nan, made=False)
+    _average_gradients(network, loss_function)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf).item()
     learned = [p.grad for p in loss_function.parameters() if p.grad is not None]
     made = math.isfinite(norm) and all(bool(torch.isfinite(gradient).all()) for gradient in learned)
     if made:
         optimizer.step()
     return StepResult(value, norm, made)
+
+
+@contextmanager
+def _first_pass(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Context for the first pass: the second draws the same random numbers, and only it shares gradients."""
+    alone = network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), alone:
+        yield
+
+
+def _agreed(network: nn.Module, value: float) -> float:
+    """Returns `value`; NaN if it, or that of another process that trains the network, is not finite.
+
+    A process that left a step alone would leave the others waiting for its gradients.
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return value
+    is_finite = torch.tensor(float(math.isfinite(value)), device=next(network.parameters()).device)
+    torch.distributed.all_reduce(is_finite, torch.distributed.ReduceOp.MIN, group=network.process_group)
+    return value if is_finite.item() else math.nan
+
+
+def _average_gradients(network: nn.Module, loss_function: nn.Module) -> None:
+    """Does for what the loss learns what `DistributedDataParallel` does for the network."""
+    if not isinstance(network, DistributedDataParallel):
+        return
+    for parameter in loss_function.parameters():
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad, group=network.process_group)
+            parameter.grad /= torch.distributed.get_world_size(network.process_group)
 
 
 def blame(
@@ -86,16 +145,33 @@ def blame(
     target: Target,
     *,
     precision: str,
+    sam: SAM | None = None,
 ) -> str:
     """Returns in words where NaN or infinity appears first: input, weights, a layer, the loss or a gradient.
 
-    Runs the step again with hooks; weights stay as they are, gradients are cleared.
+    Runs the step again with hooks, with SAM both passes; weights stay as they are, gradients are cleared.
     """
     if not bool(torch.isfinite(data).all()):
         return "the images of the batch"
     for owner, module in (("network", network), ("loss", loss_function)):
         if (name := first_nonfinite_name(dict(module.named_parameters()))) is not None:
             return f"the weight {name} of the {owner}"
+    try:
+        where = _first_nonfinite(network, loss_function, data, target, precision)
+        if where is None and sam is not None:
+            with sam.climbed(network, sam.norm(network)):
+                where = _first_nonfinite(network, loss_function, data, target, precision)
+            where = where and f"{where}, at the weights that SAM climbs to"
+    finally:
+        _clear_gradients(network, loss_function)
+    return where or "nowhere when the step is repeated"
+
+
+def _first_nonfinite(
+    network: nn.Module, loss_function: nn.Module, data: Tensor, target: Target, precision: str
+) -> str | None:
+    """Returns where a pass goes wrong first, None if it does not; leaves its gradients."""
+    _clear_gradients(network, loss_function)
     found: list[str] = []
     layers = [(name, module) for name, module in network.named_modules() if not any(module.children())]
     handles = [module.register_forward_hook(_watch(name, found)) for name, module in layers]
@@ -116,9 +192,12 @@ def blame(
     loss.backward()
     # Backward runs from the last layer to the first, so the last parameter with a bad gradient was hit first.
     bad = [name for name, p in _gradients(network, loss_function).items() if first_nonfinite_name({name: p})]
+    return f"the gradient of {bad[-1]}" if bad else None
+
+
+def _clear_gradients(network: nn.Module, loss_function: nn.Module) -> None:
     network.zero_grad(set_to_none=True)
     loss_function.zero_grad(set_to_none=True)
-    return f"the gradient of {bad[-1]}" if bad else "nowhere when the step is repeated"
 
 
 def _gradients(network: nn.Module, loss_function: nn.Module) -> Mapping[str, Tensor]:

@@ -16,13 +16,14 @@ from scanseg.evaluation.metrics import (
     dice,
     hd95,
     iou,
+    mse,
     nsd,
     sensitivity,
     specificity,
 )
 
 SPACINGS = {2: (0.8, 1.7), 3: (3.0, 1.3, 0.7)}
-SYMMETRIC = ["dice", "iou", "accuracy", "nsd", "hd95", "assd"]
+SYMMETRIC = ["dice", "iou", "accuracy", "nsd", "hd95", "assd", "mse"]
 
 
 def blobs(rng, dims, *, size=14):
@@ -97,6 +98,8 @@ class TestEveryMetric:
         small, large = (function(np.pad(first, n), np.pad(second, n), spacing) for n in (0, 4))
         if name in ("specificity", "accuracy"):
             assert large > small
+        elif name == "mse":
+            assert large < small
         else:
             assert large == pytest.approx(small, rel=1e-12)
 
@@ -153,6 +156,7 @@ def test_overlap_of_two_cubes_in_closed_form():
     assert sensitivity(prediction, reference, spacing) == 24 / 64
     assert specificity(prediction, reference, spacing) == (1000 - 104) / (1000 - 64)
     assert accuracy(prediction, reference, spacing) == (1000 - 80) / 1000
+    assert mse(prediction, reference, spacing) == 80 / 1000
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -214,3 +218,9 @@ def test_nsd_refuses_a_senseless_tolerance(tolerance):
 def test_unknown_metric_names_its_neighbour():
     with pytest.raises(UsageError, match="Did you mean hd95"):
         METRICS["hd_95"]
+
+
+def test_mse_is_the_mean_squared_difference_of_the_masks():
+    first, second = blobs(np.random.default_rng(7), 3)
+    expected = np.mean((first.astype(float) - second.astype(float)) ** 2)
+    assert mse(first, second, SPACINGS[3]) == pytest.approx(expected, rel=1e-12)

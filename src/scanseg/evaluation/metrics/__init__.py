@@ -17,6 +17,7 @@ from scanseg.evaluation.metrics.accuracy import accuracy
 from scanseg.evaluation.metrics.nsd import nsd
 from scanseg.evaluation.metrics.hd95 import hd95
 from scanseg.evaluation.metrics.assd import assd
+from scanseg.evaluation.metrics.mse import mse
 
 # isort: on
 
@@ -32,6 +33,7 @@ __all__ = [
     "dice",
     "hd95",
     "iou",
+    "mse",
     "nsd",
     "register_metric",
     "sensitivity",

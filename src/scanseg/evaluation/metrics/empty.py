@@ -33,10 +33,11 @@ EMPTY_RULES: dict[str, dict[State, Outcome]] = {
     "nsd": _OVERLAP,
     "hd95": _OVERLAP,
     "assd": _OVERLAP,
+    "mse": _WHOLE_IMAGE,
 }
 """Per metric: the value where a mask is empty. Worst is 0 for scores and the image's diagonal for distances.
-Specificity and accuracy count voxels of the whole image and follow their formula; predicting nothing is good
-by their definition, so read them beside sensitivity or Dice, never alone."""
+Specificity, accuracy and MSE count voxels of the whole image and follow their formula; predicting nothing is
+good by their definition, so read them beside sensitivity or Dice, never alone."""
 
 
 def state_of(pair: MaskPair) -> State:

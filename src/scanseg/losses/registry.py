@@ -1,0 +1,38 @@
+"""The table of losses."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from scanseg.registry import Registry, check_options
+
+LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
+
+_FACTS = ("batch_dice", "ignore_index")
+
+
+def build_loss(
+    name: str, options: Mapping[str, Any], *, batch_dice: bool, ignore_index: int | None
+) -> nn.Module:
+    """Returns the loss `name` for one output.
+
+    Args:
+        name: An entry of `LOSSES`.
+        options: Passed to the loss.
+        batch_dice: What the plan says: one Dice for the whole batch. A loss without a Dice does not get it.
+        ignore_index: Class index that does not count, None if there is none.
+
+    Raises:
+        UsageError: The name, an option or its value is not accepted.
+    """
+    build = LOSSES[name]
+    check_options("loss", name, build, options, reserved=_FACTS)
+    facts = {"batch_dice": batch_dice} if _takes(build, "batch_dice") else {}
+    return build(ignore_index=ignore_index, **facts, **options)
+
+
+def _takes(build: Callable[..., object], argument: str) -> bool:
+    parameters = inspect.signature(build).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
