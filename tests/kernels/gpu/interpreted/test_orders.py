@@ -1,0 +1,81 @@
+"""Scans in given orders against gather, float64 scan and scatter, outputs and all gradients."""
+
+import pytest
+import torch
+
+from scanseg.kernels.reference import selective_scan_reference
+
+
+def _definition(u, delta, A, B, C, D, delta_bias, delta_softplus, *, order, merge):
+    """Returns the ordered scans by their definition."""
+    batch, dim, length = u.shape
+    scans = B.shape[1]
+    order = order.long().expand(batch, scans, length)
+
+    def gathered(tensor):
+        index = order[:, :, None].expand(batch, scans, tensor.shape[2], length)
+        return tensor.gather(-1, index)
+
+    us = gathered(u[:, None].expand(batch, scans, dim, length)).reshape(batch, scans * dim, length)
+    deltas = gathered(delta.view(batch, scans, dim, length)).reshape(batch, scans * dim, length)
+    y = selective_scan_reference(
+        us, deltas, A, gathered(B), gathered(C), D, None, delta_bias, delta_softplus
+    ).view(batch, scans, dim, length)
+    index = order[:, :, None].expand_as(y)
+    y = torch.zeros_like(y).scatter(-1, index, y)
+    return y.sum(1) if merge else y
+
+
+def _tensors(cases, scans, *, dim, length, state, layout, skip=True, bias=True, dtype=torch.float32):
+    scan = cases.random_scan(
+        dim=scans * dim, length=length, state=state, groups=scans, layout=layout, skip=skip, bias=bias, gate=False, dtype=dtype
+    )
+    tensors = {name: tensor for name, tensor in scan.tensors.items() if name != "z"}
+    tensors["u"] = cases.laid_out(tensors["u"][:, :dim], layout)
+    return tensors
+
+
+def _run(function, tensors, dtype, **options):
+    leaves = {n: None if t is None else t.detach().to(dtype or t.dtype).requires_grad_() for n, t in tensors.items()}
+    y = function(**leaves, delta_softplus=True, **options)
+    dy = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).reshape(y.shape).to(y.dtype)
+    names = [name for name, leaf in leaves.items() if leaf is not None]
+    return {"y": y.detach(), **dict(zip(names, torch.autograd.grad(y, [leaves[n] for n in names], dy), strict=True))}
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    ("scans", "shape"),
+    [
+        (1, {"dim": 3, "length": 17, "state": 2, "layout": "first"}),
+        (4, {"dim": 3, "length": 20, "state": 1, "layout": "last", "skip": False}),
+        (2, {"dim": 2, "length": 70, "state": 2, "layout": "sliced", "bias": False}),
+    ],
+)
+def test_equals_its_definition(cases, poisoned, interpreted_ordered_scan, scans, shape, index, merge):
+    tensors = _tensors(cases, scans, **shape)
+    generator = torch.Generator().manual_seed(scans)
+    per_batch = index == torch.int32
+    rows = [torch.randperm(shape["length"], generator=generator) for _ in range(2 * scans)]
+    order = torch.stack(rows).view(2, scans, -1) if per_batch else torch.stack(rows[:scans])
+    options = {"order": order.to(index), "merge": merge}
+    values = _run(interpreted_ordered_scan, tensors, None, **options)
+    cases.assert_close(values, _run(_definition, tensors, torch.float64, **options), torch.float32)
+
+
+def test_half_precision_is_summed_in_float32(cases, interpreted_ordered_scan):
+    tensors = _tensors(cases, 4, dim=3, length=18, state=1, layout="last", dtype=torch.bfloat16)
+    order = torch.stack([torch.arange(18).roll(k) for k in range(4)])
+    values = _run(interpreted_ordered_scan, tensors, None, order=order, merge=True)
+    assert values["y"].dtype == values["u"].dtype == torch.bfloat16
+    assert values["y"].stride() == tensors["u"].stride()
+    truth = _run(_definition, tensors, torch.float64, order=order, merge=True)
+    cases.assert_close(values, truth, torch.bfloat16)
+
+
+def test_own_order_is_the_plain_scan(cases, interpreted_scan, interpreted_ordered_scan):
+    scan = cases.random_scan(dim=3, length=33, state=2, groups=1, gate=False)
+    tensors = {name: tensor for name, tensor in scan.tensors.items() if name != "z"}
+    y = interpreted_ordered_scan(**tensors, delta_softplus=True, order=torch.arange(33)[None], merge=True)
+    assert torch.equal(y, interpreted_scan(**scan.tensors, delta_softplus=True))
