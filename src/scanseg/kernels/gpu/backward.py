@@ -59,7 +59,7 @@ class Gradients(NamedTuple):
 
 @compiled
 def laters_kernel(
-    given: Given, dy: Strided, laters: Any, elapsed: Any, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr
+    given: Given, dy: Strided, laters: tl.tensor, elapsed: tl.tensor, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
     """Fills the gradient that leaves each chunk at its start if none enters at its end, and how long chunks take.
 
@@ -98,13 +98,13 @@ def state_gradients(
     given: Given,
     place: Place,
     tile: Tile,
-    number: Any,
-    n: Any,
-    dt: Any,
-    dtu: Any,
-    dout: Any,
-    states: Any,
-    laters: Any,
+    number: tl.tensor,
+    n: tl.tensor,
+    dt: tl.tensor,
+    dtu: tl.tensor,
+    dout: tl.tensor,
+    states: tl.tensor,
+    laters: tl.tensor,
     gradients: Gradients,
 ) -> Any:
     """Takes one state back over a tile and adds to the gradients of A, B and C.
@@ -131,9 +131,9 @@ def state_gradients(
     dA = tl.load(gradients.A + row, mask=place.present, other=0.0) + tl.sum(through * dt, axis=0)
     tl.store(gradients.A + row, dA, mask=place.present)
     line = ((place.block * sizes.batch + place.batch) * sizes.groups + place.group) * sizes.states + n
-    steps = line * sizes.length + tile.positions
-    tl.store(gradients.B + steps, tl.sum(g * dtu, axis=1), mask=tile.inside)
-    tl.store(gradients.C + steps, tl.sum(h * dout, axis=1), mask=tile.inside)
+    start = line * sizes.length + tile.start
+    tl.store(gradients.B + start + tile.offsets, tl.sum(g * dtu, axis=1), mask=tile.inside)
+    tl.store(gradients.C + start + tile.offsets, tl.sum(h * dout, axis=1), mask=tile.inside)
     return c[:, None] * h, g * b[:, None], through * rate[None, :]
 
 
@@ -141,8 +141,8 @@ def state_gradients(
 def gradients_kernel(
     given: Given,
     dy: Strided,
-    states: Any,
-    laters: Any,
+    states: tl.tensor,
+    laters: tl.tensor,
     gradients: Gradients,
     SOFTPLUS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -184,7 +184,7 @@ def gradients_kernel(
             out += part
             gB += part_B
             gA += part_A
-        ddelta = x * gB + _LN_2 * gA
+        ddelta = x * gB + gA * _LN_2
         if SOFTPLUS:
             ddelta *= sigmoid(shifted)
         ddelta = tl.where(tile.mask, ddelta, 0.0)

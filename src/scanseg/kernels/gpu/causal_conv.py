@@ -32,21 +32,22 @@ def work_of(dim: int, length: int) -> Any:
 
 
 @compiled
-def tile_from(place: Place, start: Any, length: int) -> Any:
+def tile_from(place: Place, start: tl.tensor, length: int) -> Any:
     """Returns the tile whose first step is `start`, which may lie before the sequence or behind it."""
-    steps = start + tl.arange(0, TILE)
-    inside = (steps >= 0) & (steps < length)
-    return Tile(positions=steps.to(tl.int64), inside=inside, mask=inside[:, None] & place.present[None, :])
+    offsets = tl.arange(0, TILE)
+    inside = (start + offsets >= 0) & (start + offsets < length)
+    mask = inside[:, None] & place.present[None, :]
+    return Tile(start=place.batch * 0 + start, offsets=offsets, inside=inside, mask=mask)
 
 
 @compiled
-def tap(weight: Any, place: Place, j: tl.constexpr, TAPS: tl.constexpr) -> Any:
+def tap(weight: tl.tensor, place: Place, j: tl.constexpr, TAPS: tl.constexpr) -> Any:
     """Returns weight j of the channels, (BLOCK,)."""
     return tl.load(weight + place.channels * TAPS + j, mask=place.present, other=0.0)
 
 
 @compiled
-def convolved(x: Strided, weight: Any, bias: Any, place: Place, start: Any, length: int, TAPS: tl.constexpr) -> Any:
+def convolved(x: Strided, weight: tl.tensor, bias: tl.tensor, place: Place, start: tl.tensor, length: int, TAPS: tl.constexpr) -> Any:
     """Returns a tile of the convolution, before the SiLU."""
     total = tl.zeros([TILE, BLOCK], tl.float32)
     for j in tl.static_range(TAPS):
@@ -59,7 +60,7 @@ def convolved(x: Strided, weight: Any, bias: Any, place: Place, start: Any, leng
 
 @compiled
 def convolve_kernel(
-    x: Strided, y: Strided, weight: Any, bias: Any, dim: int, length: int, TAPS: tl.constexpr, SILU: tl.constexpr
+    x: Strided, y: Strided, weight: tl.tensor, bias: tl.tensor, dim: int, length: int, TAPS: tl.constexpr, SILU: tl.constexpr
 ) -> None:
     """Fills y; weight (dim, taps) and bias (dim,) are contiguous float32, bias may be None."""
     place, start = work_of(dim, length)
@@ -74,10 +75,10 @@ def inner_gradients_kernel(
     x: Strided,
     dy: Strided,
     dinner: Strided,
-    weight: Any,
-    bias: Any,
-    dweight: Any,
-    dbias: Any,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    dweight: tl.tensor,
+    dbias: tl.tensor,
     dim: int,
     length: int,
     TAPS: tl.constexpr,
@@ -113,7 +114,7 @@ def inner_gradients_kernel(
 
 @compiled
 def input_gradients_kernel(
-    dinner: Strided, dx: Strided, weight: Any, dim: int, length: int, TAPS: tl.constexpr
+    dinner: Strided, dx: Strided, weight: tl.tensor, dim: int, length: int, TAPS: tl.constexpr
 ) -> None:
     """Fills the gradient by x from that before the SiLU."""
     place, start = work_of(dim, length)
@@ -171,5 +172,5 @@ def _parameters(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | N
 
 
 def _described(tensor: Tensor) -> Strided:
-    batch, channel, step = tensor.stride()
+    batch, channel, step = (stride * tensor.element_size() for stride in tensor.stride())
     return Strided(tensor, batch, 0, channel, step)

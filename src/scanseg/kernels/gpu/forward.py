@@ -17,6 +17,7 @@ from scanseg.kernels.gpu.steps import (
     Sizes,
     Strided,
     compiled,
+
     decayed,
     place_of,
     read_parameter,
@@ -35,7 +36,7 @@ from scanseg.kernels.gpu.steps import (
 
 
 @compiled
-def ends_kernel(given: Given, ends: Any, elapsed: Any, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def ends_kernel(given: Given, ends: tl.tensor, elapsed: tl.tensor, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr) -> None:
     """Fills the state behind each chunk if it is 0 before, and how long each chunk takes.
 
     Args:
@@ -67,10 +68,10 @@ def ends_kernel(given: Given, ends: Any, elapsed: Any, SOFTPLUS: tl.constexpr, B
 
 @compiled
 def carry_kernel(
-    local: Any,
-    elapsed: Any,
-    rates: Any,
-    carried: Any,
+    local: tl.tensor,
+    elapsed: tl.tensor,
+    rates: tl.tensor,
+    carried: tl.tensor,
     sizes: Sizes,
     slots: int,
     spacing: int,
@@ -111,7 +112,7 @@ def carry_kernel(
 
 @compiled
 def outputs_kernel(
-    given: Given, y: Strided, states: Any, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr
+    given: Given, y: Strided, states: tl.tensor, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
     """Fills y from the states before each chunk.
 

@@ -117,8 +117,8 @@ def ordered_forward(
         y = _per_scan(u, sizes.groups, torch.float32 if merge else u.dtype)
         tiles = -(-sizes.length // KEPT_EVERY)
         states = scan.new_array(tiles, sizes.states) if keep_states else scan.given.rates.new_empty(0)
-        _forward(scan, Strided(y, *y.stride()), states)
-        return (y.sum(1).to(u.dtype) if merge else y), states
+        _forward(scan, _separate(y), states)
+        return (_merged(y, u) if merge else y), states
 
 
 def ordered_backward(
@@ -136,12 +136,12 @@ def ordered_backward(
     with _on(dy):
         scan = _described(given, order)
         groups = scan.given.sizes.groups
-        received = _shared(dy) if merge else Strided(dy, *dy.stride())
+        received = _shared(dy) if merge else _separate(dy)
         du = _per_scan(given.u, groups, torch.float32)
         ddelta = torch.empty_like(given.delta)
-        targets = [Strided(du, *du.stride()), _strided(ddelta, groups), _ABSENT]
+        targets = [_separate(du), _strided(ddelta, groups), _ABSENT]
         dA, dB, dC, dD, dbias = _backward(scan, given, received, states, targets)
-        return [du.sum(1).to(given.u.dtype), ddelta, dA, dB, dC, dD, None, dbias]
+        return [_merged(du, given.u), ddelta, dA, dB, dC, dD, None, dbias]
 
 
 def cut(pairs: int, channels: int, length: int) -> tuple[int, int, int]:
@@ -244,16 +244,17 @@ def _described(arguments: Arguments, order: Tensor | None = None) -> Scan:
 
 def _strided(tensor: Tensor | None, groups: int) -> Strided:
     """Describes (batch, dim, length), the groups one after the other along dim."""
-    if tensor is None:
-        return _ABSENT
-    batch, channel, step = tensor.stride()
-    return Strided(tensor, batch, tensor.shape[1] // groups * channel, channel, step)
+    return _ABSENT if tensor is None else _separate(tensor.unflatten(1, (groups, -1)))
 
 
 def _shared(tensor: Tensor) -> Strided:
     """Describes (batch, channels, length) that every group reads."""
-    batch, channel, step = tensor.stride()
-    return Strided(tensor, batch, 0, channel, step)
+    return _separate(tensor.unsqueeze(1))._replace(group=0)
+
+
+def _separate(tensor: Tensor) -> Strided:
+    """Describes (batch, group, channels, length)."""
+    return Strided(tensor, *(stride * tensor.element_size() for stride in tensor.stride()))
 
 
 def _grouped(tensor: Tensor) -> Grouped:
@@ -274,6 +275,12 @@ def _per_scan(u: Tensor, scans: int, dtype: torch.dtype) -> Tensor:
     if u.stride(1) < u.stride(2):
         return u.new_empty((batch, scans, length, dim), dtype=dtype).mT
     return u.new_empty((batch, scans, dim, length), dtype=dtype)
+
+
+def _merged(parts: Tensor, u: Tensor) -> Tensor:
+    """Returns the sum over scans, added in float32, in the dtype and layout of u."""
+    total = torch.empty_like(u, dtype=torch.float32)
+    return torch.sum(parts, 1, out=total).to(u.dtype)
 
 
 def _on(tensor: Tensor) -> AbstractContextManager[Any]:

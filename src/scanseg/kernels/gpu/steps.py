@@ -29,7 +29,12 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 class Strided(NamedTuple):
-    """A sequence (batch, group, channel, step): tensor, or None if there is none, and strides in elements."""
+    """A sequence (batch, group, channel, step): tensor, or None if there is none, and strides in bytes.
+
+    In bytes, because Triton compiles a kernel anew for an argument of 1. Knew it that channels lie side by side, it
+    would give several to a thread and spread the steps over threads, and the recurrence would have to go through
+    shared memory. A warp reads whole lines without that.
+    """
 
     pointer: Any
     batch: int
@@ -96,9 +101,13 @@ class Place(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The positions of a tile's steps, which steps exist, (STEPS,), and which values do, (STEPS, BLOCK)."""
+    """Where the steps of a tile lie, start + offsets, (STEPS,); which exist; which values do, (STEPS, BLOCK).
 
-    positions: Any
+    In two parts, because the offsets of neighbouring steps fit 32 bits, and addresses take registers.
+    """
+
+    start: Any
+    offsets: Any
     inside: Any
     mask: Any
 
@@ -124,59 +133,60 @@ def place_of(sizes: Sizes, BLOCK: tl.constexpr) -> Any:
 
 
 @compiled
-def tiles_of(sizes: Sizes, chunk: Any) -> Any:
+def tiles_of(sizes: Sizes, chunk: tl.tensor) -> Any:
     """Returns the first tile of a chunk and the one behind its last."""
     first = chunk * sizes.tiles
     return first, tl.minimum(first + sizes.tiles, (sizes.length + STEPS - 1) // STEPS)
 
 
 @compiled
-def tile_at(given: Given, place: Place, number: Any) -> Any:
+def tile_at(given: Given, place: Place, number: tl.tensor) -> Any:
     """Returns tile `number` of the sequence."""
-    steps = number * STEPS + tl.arange(0, STEPS)
-    inside = steps < given.sizes.length
-    positions = steps.to(tl.int64)
+    offsets = tl.arange(0, STEPS)
+    start = place.batch * 0 + number * STEPS
+    inside = number * STEPS + offsets < given.sizes.length
     order = given.order
     if order.pointer is not None:
-        start = place.batch * order.batch + place.group * order.group
-        positions = tl.load(order.pointer + start + positions * order.step, mask=inside, other=0).to(tl.int64)
-    return Tile(positions=positions, inside=inside, mask=inside[:, None] & place.present[None, :])
+        steps = place.batch * order.batch + place.group * order.group + (start + offsets) * order.step
+        start = place.batch * 0
+        offsets = tl.load(order.pointer + steps, mask=inside, other=0).to(tl.int64)
+    return Tile(start=start, offsets=offsets, inside=inside, mask=inside[:, None] & place.present[None, :])
 
 
 @compiled
 def offsets_of(sequence: Strided, place: Place, tile: Tile) -> Any:
-    """Returns the offset of every value of a tile, (STEPS, BLOCK)."""
-    start = place.batch * sequence.batch + place.group * sequence.group
-    columns = place.channels.to(tl.int64) * sequence.channel
-    return start + tile.positions[:, None] * sequence.step + columns[None, :]
+    """Returns the offset of every value of a tile, (STEPS, BLOCK), in elements."""
+    size = sequence.pointer.dtype.element_ty.primitive_bitwidth // 8
+    step = sequence.step // size
+    start = place.batch * (sequence.batch // size) + place.group * (sequence.group // size) + tile.start * step
+    columns = place.channels.to(tl.int64) * (sequence.channel // size)
+    return (start + columns)[None, :] + (tile.offsets * step)[:, None]
 
 
 @compiled
 def read_tile(sequence: Strided, place: Place, tile: Tile) -> Any:
     """Returns a tile of a sequence, (STEPS, BLOCK) float32, 0 where there is nothing."""
-    # Knew the compiler of neighbours in memory, it would spread the steps over threads. Where channels lie side
-    # by side, a warp reads whole lines without that.
-    offsets = tl.max_contiguous(offsets_of(sequence, place, tile), [1, 1])
-    return tl.load(sequence.pointer + offsets, mask=tile.mask, other=0.0).to(tl.float32)
+    pointers = sequence.pointer + offsets_of(sequence, place, tile)
+    return tl.load(pointers, mask=tile.mask, other=0.0).to(tl.float32)
 
 
 @compiled
-def write_tile(sequence: Strided, place: Place, tile: Tile, values: Any) -> None:
+def write_tile(sequence: Strided, place: Place, tile: Tile, values: tl.tensor) -> None:
     """Writes a tile of a sequence, rounded to its dtype."""
-    offsets = offsets_of(sequence, place, tile)
-    tl.store(sequence.pointer + offsets, values.to(sequence.pointer.dtype.element_ty), mask=tile.mask)
+    pointers = sequence.pointer + offsets_of(sequence, place, tile)
+    tl.store(pointers, values.to(sequence.pointer.dtype.element_ty), mask=tile.mask)
 
 
 @compiled
-def read_projection(projection: Grouped, place: Place, tile: Tile, n: Any) -> Any:
+def read_projection(projection: Grouped, place: Place, tile: Tile, n: tl.tensor) -> Any:
     """Returns state n of B or C over a tile, (STEPS,) float32, 0 where there is nothing."""
     start = place.batch * projection.batch + place.group * projection.group + n * projection.state
-    pointers = projection.pointer + start + tile.positions * projection.step
+    pointers = projection.pointer + start + tile.start * projection.step + tile.offsets * projection.step
     return tl.load(pointers, mask=tile.inside, other=0.0).to(tl.float32)
 
 
 @compiled
-def read_parameter(pointer: Any, sizes: Sizes, place: Place) -> Any:
+def read_parameter(pointer: tl.tensor, sizes: Sizes, place: Place) -> Any:
     """Returns a parameter (dim,) of the program's channels, (BLOCK,); zeros if it is None."""
     values = tl.zeros(place.channels.shape, tl.float32)
     if pointer is not None:
@@ -186,13 +196,13 @@ def read_parameter(pointer: Any, sizes: Sizes, place: Place) -> Any:
 
 
 @compiled
-def read_rate(given: Given, place: Place, n: Any) -> Any:
+def read_rate(given: Given, place: Place, n: tl.tensor) -> Any:
     """Returns A * log2(e) of state n, (BLOCK,)."""
     return read_parameter(given.rates + n * (given.sizes.groups * given.sizes.channels), given.sizes, place)
 
 
 @compiled
-def row_at(sizes: Sizes, place: Place, slots: Any, slot: Any, n: Any) -> Any:
+def row_at(sizes: Sizes, place: Place, slots: tl.tensor, slot: tl.tensor, n: tl.tensor) -> Any:
     """Returns the offsets of the program's channels in rows (batch, slots, state, dim)."""
     row = (place.batch * slots + slot) * sizes.states + n
     return (row * sizes.groups + place.group) * sizes.channels + place.channels
@@ -205,7 +215,7 @@ def sum_at(sizes: Sizes, place: Place) -> Any:
 
 
 @compiled
-def step_sizes(shifted: Any, tile: Tile, SOFTPLUS: tl.constexpr) -> Any:
+def step_sizes(shifted: tl.tensor, tile: Tile, SOFTPLUS: tl.constexpr) -> Any:
     """Returns dt from delta + bias; 0 where there is no step, which leaves the state as it is."""
     if SOFTPLUS:
         shifted = softplus(shifted)
@@ -213,50 +223,48 @@ def step_sizes(shifted: Any, tile: Tile, SOFTPLUS: tl.constexpr) -> Any:
 
 
 @compiled
-def pick(values: Any, s: tl.constexpr) -> Any:
-    """Returns step s of a tile, (BLOCK,).
+def picked(bits: tl.tensor, here: tl.tensor) -> Any:
+    """Returns the step of a tile where `here`, (STEPS, 1), is true, (BLOCK,); the tile comes as integers.
 
-    The compiler knows which register of a thread holds which step, so nothing remains of the choice and the sum;
-    of a sum of floats it would have to keep the additions of zero.
+    The compiler knows which register of a thread holds which step, so nothing remains of the choice and the sum.
+    Of a sum of floats it would have to keep the additions of zero.
     """
-    here = tl.arange(0, STEPS)[:, None] == s
-    bits = tl.where(here, values.to(tl.int32, bitcast=True), 0)
-    return tl.sum(bits, axis=0).to(tl.float32, bitcast=True)
+    return tl.sum(tl.where(here, bits, 0), axis=0).to(tl.float32, bitcast=True)
 
 
 @compiled
-def put(values: Any, s: tl.constexpr, row: Any) -> Any:
-    """Returns the tile with step s replaced by `row`, (BLOCK,)."""
-    return tl.where(tl.arange(0, STEPS)[:, None] == s, row[None, :], values)
-
-
-@compiled
-def run(h: Any, decay: Any, added: Any) -> Any:
+def run(h: tl.tensor, decay: tl.tensor, added: tl.tensor) -> Any:
     """Runs h_t = decay_t h_(t-1) + added_t over a tile; returns the tile of decay_t h_(t-1), and the last h."""
+    steps = tl.arange(0, STEPS)[:, None]
+    decay_bits, added_bits = decay.to(tl.int32, bitcast=True), added.to(tl.int32, bitcast=True)
     carried = tl.zeros_like(decay)
     for s in tl.static_range(STEPS):
-        kept = pick(decay, s) * h
-        carried = put(carried, s, kept)
-        h = kept + pick(added, s)
+        here = steps == s
+        kept = picked(decay_bits, here) * h
+        carried = tl.where(here, kept[None, :], carried)
+        h = kept + picked(added_bits, here)
     return carried, h
 
 
 @compiled
-def run_back(later: Any, decay: Any, pushed: Any) -> Any:
+def run_back(later: tl.tensor, decay: tl.tensor, pushed: tl.tensor) -> Any:
     """Runs g_t = pushed_t + decay_(t+1) g_(t+1) back over a tile.
 
     `later` is decay g of the step behind the tile; returns the tile of g, and decay g of its first step.
     """
+    steps = tl.arange(0, STEPS)[:, None]
+    decay_bits, pushed_bits = decay.to(tl.int32, bitcast=True), pushed.to(tl.int32, bitcast=True)
     gradients = tl.zeros_like(decay)
     for s in tl.static_range(STEPS - 1, -1, -1):
-        g = pick(pushed, s) + later
-        gradients = put(gradients, s, g)
-        later = pick(decay, s) * g
+        here = steps == s
+        g = picked(pushed_bits, here) + later
+        gradients = tl.where(here, g[None, :], gradients)
+        later = picked(decay_bits, here) * g
     return gradients, later
 
 
 @compiled
-def decayed(h: Any, exponent: Any) -> Any:
+def decayed(h: tl.tensor, exponent: tl.tensor) -> Any:
     """Returns h * 2**exponent, finite wherever the product is, for exponents of either sign."""
     # The decay of a chunk may overflow where the product does not: at a positive rate and a small state.
     quarter = tl.exp2(0.25 * exponent)
@@ -264,16 +272,16 @@ def decayed(h: Any, exponent: Any) -> Any:
 
 
 @compiled
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: tl.tensor) -> Any:
     """Returns 1 / (1 + exp(-x))."""
-    e = tl.exp2(-_LOG2_E * tl.abs(x))
+    e = tl.exp2(tl.abs(x) * -_LOG2_E)
     return tl.where(x < 0.0, e, 1.0) / (1.0 + e)
 
 
 @compiled
-def softplus(x: Any) -> Any:
+def softplus(x: tl.tensor) -> Any:
     """Returns log(1 + exp(x)), good also where it is tiny: max(x, 0) + log(1 + e) with e = exp(-|x|)."""
-    e = tl.exp2(-_LOG2_E * tl.abs(x))
+    e = tl.exp2(tl.abs(x) * -_LOG2_E)
     # log(1 + e) / e on [0, 1], minimax with the constant fixed at 1, relative error 4e-8.
     p = 0.005364824086427689 * e - 0.030065791681408882
     p = p * e + 0.07920453697443008
