@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_scan.py -o gpu_scan.json [--dtype bfloat16] [--layout last] [--repeats 30]
 
-A time is only written for a shape whose output and gradients agree with the float64 reference. Contenders take
-turns in one run; times are medians of CUDA events. The limit is the time that the bytes of inputs and outputs
-take at the bandwidth of a copy, measured in the same run.
+A time is only written for a shape whose output and gradients agree with the float64 reference. Contenders
+take turns in one run; times are medians of CUDA events. The limit is the time that the bytes of inputs and
+outputs take at the bandwidth of a copy, measured in the same run.
 """
 
 from __future__ import annotations
@@ -105,10 +105,12 @@ def run(scan: Callable[..., Tensor], inputs: dict[str, Tensor | None], *, backwa
 
 
 def largest_error(shape: Shape, dtype: torch.dtype, layout: str, scan: Callable[..., Tensor]) -> float:
-    """Returns the largest difference from float64 over the first steps, relative to each tensor's largest value."""
+    """Returns the largest difference from float64 over the first steps, relative to the tensor's maximum."""
     inputs = make_inputs(shape, dtype, layout, min(shape.length, CHECKED_STEPS))
     doubles = {name: None if t is None else t.double() for name, t in inputs.items()}
-    truth = run(lambda **given: selective_scan_reference(**given, delta_softplus=True), doubles, backward=True)
+    truth = run(
+        lambda **given: selective_scan_reference(**given, delta_softplus=True), doubles, backward=True
+    )
     values = run(scan, inputs, backward=True)
     errors = [
         ((value - true).abs().max() / true.abs().max()).item() if value.isfinite().all() else math.inf

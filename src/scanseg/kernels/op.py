@@ -46,8 +46,8 @@ def selective_scan(
         z: Gate, same shape as u.
         delta_bias: Added to delta before the softplus, (dim,).
         delta_softplus: Whether the softplus is applied.
-        backend: `cuda`, `cpu` or `reference`; None takes the fastest that can run (`scanseg.kernels.backends`). Only
-            the reference has second derivatives.
+        backend: `cuda`, `cpu` or `reference`; None takes the fastest that can run
+            (`scanseg.kernels.backends`). Only the reference has second derivatives.
 
     Raises:
         UsageError: A wrong shape, dtype or device, an empty tensor, or a backend that cannot run.

@@ -49,7 +49,11 @@ def _compile_instead(self, grid):
 
 
 def _sequence(dim, length, layout, dtype):
-    tensor = torch.zeros(1, length, dim, dtype=dtype) if layout == "last" else torch.zeros(1, dim, length, dtype=dtype)
+    tensor = (
+        torch.zeros(1, length, dim, dtype=dtype)
+        if layout == "last"
+        else torch.zeros(1, dim, length, dtype=dtype)
+    )
     return tensor.mT if layout == "last" else tensor
 
 
@@ -61,6 +65,11 @@ def _scans(layout, dtype):
     launch.backward(given, u, torch.empty(1, 256, 4, 64))
     plain = given._replace(z=None, D=None, delta_bias=None, delta_softplus=False)
     launch.ordered_forward(plain, torch.arange(4096)[None], merge=True, keep_states=False)
+    # Triton takes an argument of 1 for a constant.
+    one = torch.ones(1, 1, 1)
+    given = Arguments(one, one, one[0], one, one, None, one, None, True)
+    launch.forward(given, one.clone(), one[None])
+    launch.backward(given, one, one[None])
     weight = torch.zeros(64, 4)
     causal_conv.forward(u, weight, parameter, silu=True)
     causal_conv.backward(u, u, weight, parameter, silu=True)

@@ -36,6 +36,8 @@ def test_every_kernel_compiles(tmp_path):
     for kernel in kernels:
         assert kernel["binary"] > 0
         warps = (kernel["block"] or 32) // 32
-        layout = f"sizePerThread = [1, 1], threadsPerWarp = [1, 32], warpsPerCTA = [1, {warps}], order = [1, 0]"
+        layout = (
+            f"sizePerThread = [1, 1], threadsPerWarp = [1, 32], warpsPerCTA = [1, {warps}], order = [1, 0]"
+        )
         assert all(tile == layout for tile in kernel["tiles"]), kernel
     assert any(kernel["tiles"] for kernel in kernels)

@@ -17,7 +17,17 @@ FOLDER = Path(__file__).parent / "interpreted"
 @pytest.mark.skipif(not is_installed("triton"), reason="triton is not installed")
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("test_*.py")))
 def test_interpreted(name):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(FOLDER / name)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(FOLDER / name),
+    ]
     done = subprocess.run(
         command,
         capture_output=True,

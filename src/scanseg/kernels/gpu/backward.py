@@ -1,8 +1,9 @@
 """The backward scan for GPUs, in Triton: tiles from last to first, states recomputed inside each.
 
-`gradients_kernel` alone does it if there is one chunk. With several, `laters_kernel` finds what each chunk adds to
-the gradient that leaves it at its start, the forward's `carry_kernel` combines that, from the last chunk to the
-first, into the gradient that enters each chunk at its end, and `gradients_kernel` starts from there.
+`gradients_kernel` alone does it if there is one chunk. With several, `laters_kernel` finds what each chunk
+adds to the gradient that leaves it at its start, the forward's `carry_kernel` combines that, from the last
+chunk to the first, into the gradient that enters each chunk at its end, and `gradients_kernel` starts from
+there.
 """
 
 from __future__ import annotations
@@ -59,9 +60,14 @@ class Gradients(NamedTuple):
 
 @compiled
 def laters_kernel(
-    given: Given, dy: Strided, laters: tl.tensor, elapsed: tl.tensor, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr
+    given: Given,
+    dy: Strided,
+    laters: tl.tensor,
+    elapsed: tl.tensor,
+    SOFTPLUS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
-    """Fills the gradient that leaves each chunk at its start if none enters at its end, and how long chunks take.
+    """Fills what leaves each chunk at its start if nothing enters at its end, and how long chunks take.
 
     Args:
         given: Of which u, B and skip are not read.
@@ -147,7 +153,7 @@ def gradients_kernel(
     SOFTPLUS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Fills all gradients from the states before each tile and the gradient that enters each chunk at its end.
+    """Fills all gradients from the states before each tile and the gradient that enters each chunk.
 
     Args:
         given: The scan.

@@ -1,7 +1,9 @@
-"""The depthwise causal convolution for GPUs, in Triton: y_t = sum_j weight_j x_(t - taps + 1 + j) + bias, then SiLU.
+"""The depthwise causal convolution with SiLU for GPUs, in Triton.
 
-A program takes TILE steps of BLOCK channels. The gradient by x is the same sum with the steps ahead instead of
-behind, so one kernel does both.
+The sum is y_t = sum_j weight_j x_(t - taps + 1 + j) + bias.
+
+A program takes TILE steps of BLOCK channels. The gradient by x is the same sum with the steps ahead instead
+of behind, so one kernel does both.
 """
 
 from __future__ import annotations
@@ -47,7 +49,15 @@ def tap(weight: tl.tensor, place: Place, j: tl.constexpr, TAPS: tl.constexpr) ->
 
 
 @compiled
-def convolved(x: Strided, weight: tl.tensor, bias: tl.tensor, place: Place, start: tl.tensor, length: int, TAPS: tl.constexpr) -> Any:
+def convolved(
+    x: Strided,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    place: Place,
+    start: tl.tensor,
+    length: int,
+    TAPS: tl.constexpr,
+) -> Any:
     """Returns a tile of the convolution, before the SiLU."""
     total = tl.zeros([TILE, BLOCK], tl.float32)
     for j in tl.static_range(TAPS):
@@ -60,7 +70,14 @@ def convolved(x: Strided, weight: tl.tensor, bias: tl.tensor, place: Place, star
 
 @compiled
 def convolve_kernel(
-    x: Strided, y: Strided, weight: tl.tensor, bias: tl.tensor, dim: int, length: int, TAPS: tl.constexpr, SILU: tl.constexpr
+    x: Strided,
+    y: Strided,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    dim: int,
+    length: int,
+    TAPS: tl.constexpr,
+    SILU: tl.constexpr,
 ) -> None:
     """Fills y; weight (dim, taps) and bias (dim,) are contiguous float32, bias may be None."""
     place, start = work_of(dim, length)
@@ -131,7 +148,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, silu: bool) -> Te
     taps, (_, dim, length) = weight.shape[1], x.shape
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         convolve_kernel[_programs(x)](
-            _described(x), _described(y), *_parameters(weight, bias), dim, length, TAPS=taps, SILU=silu, num_warps=1
+            _described(x),
+            _described(y),
+            *_parameters(weight, bias),
+            dim,
+            length,
+            TAPS=taps,
+            SILU=silu,
+            num_warps=1,
         )
     return y
 

@@ -1,12 +1,11 @@
 """The forward scan for GPUs, in Triton.
 
-`outputs_kernel` alone scans if there is one chunk. With several, `ends_kernel` finds what each chunk adds to the
-state, `carry_kernel` combines that into the state before each chunk, and `outputs_kernel` starts from there.
+`outputs_kernel` alone scans if there is one chunk. With several, `ends_kernel` finds what each chunk adds to
+the state, `carry_kernel` combines that into the state before each chunk, and `outputs_kernel` starts from
+there.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton.language as tl
 
@@ -17,7 +16,6 @@ from scanseg.kernels.gpu.steps import (
     Sizes,
     Strided,
     compiled,
-
     decayed,
     place_of,
     read_parameter,
@@ -36,7 +34,9 @@ from scanseg.kernels.gpu.steps import (
 
 
 @compiled
-def ends_kernel(given: Given, ends: tl.tensor, elapsed: tl.tensor, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def ends_kernel(
+    given: Given, ends: tl.tensor, elapsed: tl.tensor, SOFTPLUS: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
     """Fills the state behind each chunk if it is 0 before, and how long each chunk takes.
 
     Args:
@@ -84,8 +84,8 @@ def carry_kernel(
         local: What leaves a chunk if nothing enters it, rows (batch, chunk, state, dim).
         elapsed: The sum of dt of each chunk, (batch, chunk, dim).
         rates: A * log2(e), (state, dim).
-        carried: Written: what enters a chunk, rows (batch, slots, state, dim), at slot chunk * spacing. May be
-            `local`.
+        carried: Written: what enters a chunk, rows (batch, slots, state, dim), at slot chunk * spacing. May
+            be `local`.
         sizes: Sizes and cut.
         slots: Slots of `carried`.
         spacing: Slots from one chunk to the next.
@@ -112,15 +112,21 @@ def carry_kernel(
 
 @compiled
 def outputs_kernel(
-    given: Given, y: Strided, states: tl.tensor, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr
+    given: Given,
+    y: Strided,
+    states: tl.tensor,
+    SOFTPLUS: tl.constexpr,
+    KEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     """Fills y from the states before each chunk.
 
     Args:
         given: The scan.
         y: Written.
-        states: If KEEP, the states before each tile, rows (batch, tile, state, dim); those before the first tile
-            of each chunk are read, the others written. Else rows (batch, chunk, state, dim), overwritten.
+        states: If KEEP, the states before each tile, rows (batch, tile, state, dim); those before the first
+            tile of each chunk are read, the others written. Else rows (batch, chunk, state, dim),
+            overwritten.
     """
     sizes = given.sizes
     place = place_of(sizes, BLOCK)

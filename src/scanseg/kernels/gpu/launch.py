@@ -1,7 +1,7 @@
 """The GPU backend: cuts a scan into programs, describes tensors to the kernels, adds up what they leave.
 
-float32, bfloat16 and float16 are read in place, with any strides. The functions also take tensors in main memory
-if Triton interprets, which is how they are tested without a GPU.
+float32, bfloat16 and float16 are read in place, with any strides. The functions also take tensors in main
+memory if Triton interprets, which is how they are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _LANES = 32
 _WIDEST_BLOCK = 128
 _ABSENT = Strided(None, 0, 0, 0, 0)
 
-# A scan in chunks computes every power twice. So the length is cut only where fewer warps than this would work,
-# 4 for each of 132 multiprocessors, and then into enough chunks for four times as many.
+# A scan in chunks computes every power twice. So the length is cut only where fewer warps than this would
+# work, 4 for each of 132 multiprocessors, and then into enough chunks for four times as many.
 _ENOUGH_WARPS = 528
 _WANTED_WARPS = 2112
 # Tiles: in shorter chunks the way of the states from chunk to chunk would outweigh the scan.
@@ -99,10 +99,10 @@ def ordered_forward(
     """Returns K scans of the same tokens, each in its own order, and the states that their backward needs.
 
     Args:
-        given: u (batch, dim, length); delta (batch, K * dim, length); A (K * dim, state); B, C (batch, K, state,
-            length); D, delta_bias (K * dim,) or None; z None. All by token, whatever the order.
-        order: Permutations of 0 .. length - 1, (K, length) or (batch, K, length), int32 or int64; scan k reads
-            token order[k, t] at step t. Not checked here: a number out of range reaches foreign memory.
+        given: u (batch, dim, length); delta (batch, K * dim, length); A (K * dim, state); B, C (batch, K,
+            state, length); D, delta_bias (K * dim,) or None; z None. All by token, whatever the order.
+        order: Permutations of 0 .. length - 1, (K, length) or (batch, K, length), int32 or int64; scan k
+            reads token order[k, t] at step t. Not checked here: a number out of range reaches foreign memory.
         merge: Whether the scans are added up, in float32.
         keep_states: Whether there will be a backward.
 
@@ -187,8 +187,11 @@ def _backward(
         laters_kernel[scan.programs](given, dy, laters, elapsed, **scan.options)
         _carry(given, laters, elapsed, laters, spacing=1, reverse=True)
     shared = (scan.blocks, sizes.batch, sizes.groups, sizes.states, sizes.length)
+    du, ddelta, dz = targets
     parts = Gradients(
-        *targets,
+        u=du,
+        delta=ddelta,
+        z=dz,
         A=scan.new_array(sizes.chunks, sizes.states).zero_(),
         B=given.rates.new_empty(shared),
         C=given.rates.new_empty(shared),
@@ -244,7 +247,10 @@ def _described(arguments: Arguments, order: Tensor | None = None) -> Scan:
 
 def _strided(tensor: Tensor | None, groups: int) -> Strided:
     """Describes (batch, dim, length), the groups one after the other along dim."""
-    return _ABSENT if tensor is None else _separate(tensor.unflatten(1, (groups, -1)))
+    if tensor is None:
+        return _ABSENT
+    batch, channel, step = (stride * tensor.element_size() for stride in tensor.stride())
+    return Strided(tensor, batch, tensor.shape[1] // groups * channel, channel, step)
 
 
 def _shared(tensor: Tensor) -> Strided:

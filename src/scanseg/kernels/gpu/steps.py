@@ -1,12 +1,12 @@
 """What the GPU kernels share: how a program finds its work, reads and writes it, and takes its steps.
 
-A program works on one batch element, one group, one chunk of the length and BLOCK channels. It goes through its
-chunk in tiles of STEPS steps, (STEPS, BLOCK) float32, and within a tile through the states one by one. A warp
-has 32 channels side by side and BLOCK is 32 times the number of warps, so a thread holds every step of its
-channel, and the recurrence stays in its registers.
+A program works on one batch element, one group, one chunk of the length and BLOCK channels. It goes through
+its chunk in tiles of STEPS steps, (STEPS, BLOCK) float32, and within a tile through the states one by one. A
+warp has 32 channels side by side and BLOCK is 32 times the number of warps, so a thread holds every step of
+its channel, and the recurrence stays in its registers.
 
-Arrays that only the kernels see are contiguous float32 with channels last. A row is one state of all channels:
-"rows (batch, slot, state, dim)".
+Arrays that only the kernels see are contiguous float32 with channels last. A row is one state of all
+channels: "rows (batch, slot, state, dim)".
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Makes a function that Triton compiles, or interprets if TRITON_INTERPRET=1 was set before its import."""
+    """Has Triton compile the function, or interpret it if TRITON_INTERPRET=1 was set before its import."""
     return triton.jit(function)
 
 
 class Strided(NamedTuple):
     """A sequence (batch, group, channel, step): tensor, or None if there is none, and strides in bytes.
 
-    In bytes, because Triton compiles a kernel anew for an argument of 1. Knew it that channels lie side by side, it
-    would give several to a thread and spread the steps over threads, and the recurrence would have to go through
-    shared memory. A warp reads whole lines without that.
+    In bytes, because Triton compiles a kernel anew for an argument of 1. Knew it that channels lie side by
+    side, it would give several to a thread and spread the steps over threads, and the recurrence would have
+    to go through shared memory. A warp reads whole lines without that.
     """
 
     pointer: Any
@@ -54,7 +54,7 @@ class Grouped(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The position read at each step, (batch, group, step): tensor and strides; None if it is the step itself."""
+    """The position read at each step, (batch, group, step): tensor and strides, or None: the step itself."""
 
     pointer: Any
     batch: int
@@ -75,7 +75,7 @@ class Sizes(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What is scanned. `rates` is A * log2(e), (state, dim) float32; skip and bias are (dim,) float32 or None."""
+    """What is scanned; rates is A * log2(e), (state, dim), skip and bias (dim,) or None, all float32."""
 
     u: Strided
     delta: Strided
@@ -158,7 +158,9 @@ def offsets_of(sequence: Strided, place: Place, tile: Tile) -> Any:
     """Returns the offset of every value of a tile, (STEPS, BLOCK), in elements."""
     size = sequence.pointer.dtype.element_ty.primitive_bitwidth // 8
     step = sequence.step // size
-    start = place.batch * (sequence.batch // size) + place.group * (sequence.group // size) + tile.start * step
+    start = (
+        place.batch * (sequence.batch // size) + place.group * (sequence.group // size) + tile.start * step
+    )
     columns = place.channels.to(tl.int64) * (sequence.channel // size)
     return (start + columns)[None, :] + (tile.offsets * step)[:, None]
 
@@ -211,7 +213,9 @@ def row_at(sizes: Sizes, place: Place, slots: tl.tensor, slot: tl.tensor, n: tl.
 @compiled
 def sum_at(sizes: Sizes, place: Place) -> Any:
     """Returns the offsets of the program's channels in an array (batch, chunk, dim)."""
-    return ((place.batch * sizes.chunks + place.chunk) * sizes.groups + place.group) * sizes.channels + place.channels
+    return (
+        (place.batch * sizes.chunks + place.chunk) * sizes.groups + place.group
+    ) * sizes.channels + place.channels
 
 
 @compiled
@@ -226,15 +230,15 @@ def step_sizes(shifted: tl.tensor, tile: Tile, SOFTPLUS: tl.constexpr) -> Any:
 def picked(bits: tl.tensor, here: tl.tensor) -> Any:
     """Returns the step of a tile where `here`, (STEPS, 1), is true, (BLOCK,); the tile comes as integers.
 
-    The compiler knows which register of a thread holds which step, so nothing remains of the choice and the sum.
-    Of a sum of floats it would have to keep the additions of zero.
+    The compiler knows which register of a thread holds which step, so nothing remains of the choice and the
+    sum. Of a sum of floats it would have to keep the additions of zero.
     """
     return tl.sum(tl.where(here, bits, 0), axis=0).to(tl.float32, bitcast=True)
 
 
 @compiled
 def run(h: tl.tensor, decay: tl.tensor, added: tl.tensor) -> Any:
-    """Runs h_t = decay_t h_(t-1) + added_t over a tile; returns the tile of decay_t h_(t-1), and the last h."""
+    """Runs h_t = decay_t h_(t-1) + added_t over a tile; returns decay_t h_(t-1) as a tile, and the last h."""
     steps = tl.arange(0, STEPS)[:, None]
     decay_bits, added_bits = decay.to(tl.int32, bitcast=True), added.to(tl.int32, bitcast=True)
     carried = tl.zeros_like(decay)

@@ -7,7 +7,6 @@ from triton.runtime import interpreter
 from scanseg.kernels.arguments import Arguments
 from scanseg.kernels.gpu import launch
 
-
 _prepared: set[int] = set()
 
 
@@ -18,7 +17,8 @@ def _call(self, *arguments, **options):
     return self.rewrite()(*arguments, **options)
 
 
-# As shipped, each call of a device function prepares the language anew, which takes more than half of the time.
+# As shipped, each call of a device function prepares the language anew, which takes more than half of the
+# time.
 interpreter.InterpretedFunction.__call__ = _call
 
 

@@ -11,7 +11,9 @@ def _truth(x, weight, bias, dy, silu):
     leaves += [] if bias is None else [bias.double().requires_grad_()]
     dim, taps = weight.shape
     padded = torch.nn.functional.pad(leaves[0], (taps - 1, 0))
-    y = torch.nn.functional.conv1d(padded, leaves[1][:, None], leaves[2] if bias is not None else None, groups=dim)
+    y = torch.nn.functional.conv1d(
+        padded, leaves[1][:, None], leaves[2] if bias is not None else None, groups=dim
+    )
     y = torch.nn.functional.silu(y) if silu else y
     return [y.detach(), *torch.autograd.grad(y, leaves, dy.double())]
 
@@ -31,7 +33,9 @@ def _truth(x, weight, bias, dy, silu):
 )
 def test_equals_float64(cases, poisoned, dim, length, taps, bias, layout, dtype, silu):
     generator = torch.Generator().manual_seed(length)
-    x, dy = (cases.laid_out(torch.randn(2, dim, length, generator=generator).to(dtype), layout) for _ in range(2))
+    x, dy = (
+        cases.laid_out(torch.randn(2, dim, length, generator=generator).to(dtype), layout) for _ in range(2)
+    )
     weight = torch.randn(dim, taps, generator=generator)
     shift = torch.randn(dim, generator=generator) if bias else None
     y = causal_conv.forward(x, weight, shift, silu=silu)

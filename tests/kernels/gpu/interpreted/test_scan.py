@@ -103,7 +103,8 @@ def test_long_scans_neither_overflow_nor_drift(cases, interpreted_scan):
 
 
 def test_growth_overflows_only_where_the_reference_does(interpreted_scan):
-    # 2 per step: a chunk of 64 steps multiplies by exp(128), more than a float holds, but the state is still 0.
+    # 2 per step: a chunk of 64 steps multiplies by exp(128), more than a float holds, but the state is still
+    # 0.
     u = torch.zeros(1, 1, 200)
     u[..., 180:] = 1e-3
     delta, one = torch.full((1, 1, 200), 2.0), torch.ones(1, 1, 200)
@@ -124,7 +125,14 @@ def test_a_number_that_is_none_is_never_hidden(cases, interpreted_scan):
 
 
 def test_the_cut_fills_the_chip_and_covers_the_length():
-    for pairs, channels, length in [(1, 1, 1), (8, 768, 64), (1, 64, 32768), (2, 128, 215040), (12, 1024, 16), (3, 33, 1000)]:
+    for pairs, channels, length in [
+        (1, 1, 1),
+        (8, 768, 64),
+        (1, 64, 32768),
+        (2, 128, 215040),
+        (12, 1024, 16),
+        (3, 33, 1000),
+    ]:
         block, tiles, chunks = launch.cut(pairs, channels, length)
         warps = pairs * chunks * -(-channels // block) * block // 32
         assert (chunks - 1) * tiles * 16 < length <= chunks * tiles * 16
