@@ -43,7 +43,7 @@ class Gradients(NamedTuple):
 
     Attributes:
         u, delta, z: Like what they belong to; z None without a gate.
-        A: Rows (batch, chunk, state, dim), 0 at first.
+        A: Rows (batch, chunk, state, dim).
         B, C: Sums over the channels of a block, (block, batch, group, state, length) float32.
         D, bias: (batch, chunk, dim) float32, or None.
     """
@@ -105,6 +105,7 @@ def state_gradients(
     place: Place,
     tile: Tile,
     number: tl.tensor,
+    last: tl.tensor,
     n: tl.tensor,
     dt: tl.tensor,
     dtu: tl.tensor,
@@ -129,12 +130,14 @@ def state_gradients(
     h = carried + added
 
     row = row_at(sizes, place, sizes.chunks, place.chunk, n)
-    later = tl.load(laters + row, mask=place.present, other=0.0)
+    known = (number + 1 < last) | (place.chunk + 1 < sizes.chunks)
+    later = tl.load(laters + row, mask=place.present & known, other=0.0)
     g, later = run_back(later, decay, dout * c[:, None])
     tl.store(laters + row, later, mask=place.present)
 
     through = g * carried
-    dA = tl.load(gradients.A + row, mask=place.present, other=0.0) + tl.sum(through * dt, axis=0)
+    dA = tl.load(gradients.A + row, mask=place.present & (number + 1 < last), other=0.0)
+    dA += tl.sum(through * dt, axis=0)
     tl.store(gradients.A + row, dA, mask=place.present)
     line = ((place.block * sizes.batch + place.batch) * sizes.groups + place.group) * sizes.states + n
     start = line * sizes.length + tile.start
@@ -159,7 +162,7 @@ def gradients_kernel(
         given: The scan.
         dy: Gradient of the output.
         states: Rows (batch, tile, state, dim).
-        laters: Rows (batch, chunk, state, dim), overwritten.
+        laters: Rows (batch, chunk, state, dim), overwritten; that of the last chunk is not read.
         gradients: Written.
     """
     sizes = given.sizes
@@ -185,7 +188,7 @@ def gradients_kernel(
         gB, gA = tl.zeros_like(dt), tl.zeros_like(dt)
         for n in range(sizes.states):
             part, part_B, part_A = state_gradients(
-                given, place, tile, number, n, dt, dtu, dout, states, laters, gradients
+                given, place, tile, number, last, n, dt, dtu, dout, states, laters, gradients
             )
             out += part
             gB += part_B

@@ -125,8 +125,8 @@ def outputs_kernel(
         given: The scan.
         y: Written.
         states: If KEEP, the states before each tile, rows (batch, tile, state, dim); those before the first
-            tile of each chunk are read, the others written. Else rows (batch, chunk, state, dim),
-            overwritten.
+            tile of each later chunk are read, the others written. Else rows (batch, chunk, state, dim),
+            overwritten. What enters the first chunk is 0 and not read.
     """
     sizes = given.sizes
     place = place_of(sizes, BLOCK)
@@ -144,7 +144,10 @@ def outputs_kernel(
             added = dtu * read_projection(given.B, place, tile, n)[:, None]
             decay = tl.exp2(dt * read_rate(given, place, n)[None, :])
             before = states + row_at(sizes, place, slots, number if KEEP else place.chunk, n)
-            carried, h = run(tl.load(before, mask=place.present, other=0.0), decay, added)
+            h = tl.load(before, mask=place.present & (number > 0), other=0.0)
+            if KEEP:
+                tl.store(before, h, mask=place.present & (number == 0))
+            carried, h = run(h, decay, added)
             out += read_projection(given.C, place, tile, n)[:, None] * (carried + added)
             if KEEP:
                 # What follows the chunk was found before, by `carry_kernel`.

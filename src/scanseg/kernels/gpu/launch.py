@@ -165,9 +165,7 @@ def _forward(scan: Scan, y: Strided, kept: Tensor) -> None:
     """Fills y and, unless it is empty, `kept`."""
     given, sizes, keep = scan.given, scan.given.sizes, kept.numel() > 0
     states = kept if keep else scan.new_array(sizes.chunks, sizes.states)
-    if sizes.chunks == 1:
-        states[:, 0].zero_()
-    else:
+    if sizes.chunks > 1:
         ends, elapsed = scan.new_array(sizes.chunks, sizes.states), scan.new_array(sizes.chunks)
         ends_kernel[scan.programs](given, ends, elapsed, **scan.options)
         _carry(given, ends, elapsed, states, spacing=sizes.tiles if keep else 1, reverse=False)
@@ -180,9 +178,7 @@ def _backward(
     """Fills `targets`, the gradients of u, delta and z; returns those of A, B, C, D and delta_bias."""
     given, sizes = scan.given, scan.given.sizes
     laters = scan.new_array(sizes.chunks, sizes.states)
-    if sizes.chunks == 1:
-        laters.zero_()
-    else:
+    if sizes.chunks > 1:
         elapsed = scan.new_array(sizes.chunks)
         laters_kernel[scan.programs](given, dy, laters, elapsed, **scan.options)
         _carry(given, laters, elapsed, laters, spacing=1, reverse=True)
@@ -192,18 +188,19 @@ def _backward(
         u=du,
         delta=ddelta,
         z=dz,
-        A=scan.new_array(sizes.chunks, sizes.states).zero_(),
+        A=scan.new_array(sizes.chunks, sizes.states),
         B=given.rates.new_empty(shared),
         C=given.rates.new_empty(shared),
         D=None if arguments.D is None else scan.new_array(sizes.chunks),
         bias=None if arguments.delta_bias is None else scan.new_array(sizes.chunks),
     )
     gradients_kernel[scan.programs](given, dy, states, laters, parts, **scan.options)
-    dA = parts.A.sum((0, 1)).t().contiguous().to(arguments.A.dtype)
+    dA = given.rates.new_empty(arguments.A.shape)
+    torch.sum(parts.A, (0, 1), out=dA.t())
     dD = None if arguments.D is None else parts.D.sum((0, 1)).to(arguments.D.dtype)
     bias = arguments.delta_bias
     dbias = None if bias is None else parts.bias.sum((0, 1)).to(bias.dtype)
-    return dA, _summed(parts.B, arguments.B), _summed(parts.C, arguments.C), dD, dbias
+    return dA.to(arguments.A.dtype), _summed(parts.B, arguments.B), _summed(parts.C, arguments.C), dD, dbias
 
 
 def _carry(
@@ -237,7 +234,7 @@ def _described(arguments: Arguments, order: Tensor | None = None) -> Scan:
         B=_grouped(B),
         C=_grouped(C),
         order=_table(order),
-        rates=(A.float() * _LOG2_E).t().contiguous(),
+        rates=torch.mul(A.t().float(), _LOG2_E, out=A.new_empty((states, dim), dtype=torch.float32)),
         skip=None if D is None else D.float().contiguous(),
         bias=None if bias is None else bias.float().contiguous(),
         sizes=Sizes(batch, groups, dim // groups, length, states, tiles, chunks),
