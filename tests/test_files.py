@@ -95,3 +95,11 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 1_000_000)
+    with pytest.raises(DataError) as caught:
+        files.read_json(path)
+    assert caught.value.code == "E-FILE-JSON"

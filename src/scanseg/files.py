@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,12 @@ from scanseg.errors import DataError
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename in it survives power loss."""
+    """Flushes a folder's entries to disk, so that a rename in it survives power loss.
+
+    Does nothing on Windows, where a folder cannot be opened and NTFS keeps a journal of renames.
+    """
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -85,7 +91,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"The file {path} does not exist.", code="E-FILE-MISSING") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"{path} is not valid JSON ({error}).",
             code="E-FILE-JSON",

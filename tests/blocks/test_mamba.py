@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scanseg.blocks.mamba import MambaBlock, MambaLayer, causal_conv1d
+from scanseg.blocks.mamba import MambaBlock, MambaLayer
 from scanseg.errors import UsageError
 
 
@@ -111,16 +111,17 @@ def test_initial_state_space() -> None:
     assert block.dt_proj.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
-@pytest.mark.parametrize("length", [1, 2, 4, 9])
-@pytest.mark.parametrize("taps", [1, 4])
-def test_causal_convolution_equals_conv1d(length: int, taps: int) -> None:
-    conv = nn.Conv1d(6, 6, taps, groups=6, padding=taps - 1).double()
-    x = torch.randn(2, length, 6, dtype=torch.float64)
-    expected = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)
-    torch.testing.assert_close(causal_conv1d(x, conv.weight, conv.bias), expected)
-    plain = causal_conv1d(x, conv.weight, None)
-    assert conv.bias is not None
-    torch.testing.assert_close(plain, expected - conv.bias)
+def test_a_checkpointed_layer_gives_the_same_output_and_gradients() -> None:
+    torch.manual_seed(0)
+    plain, again = MambaLayer(6), MambaLayer(6, checkpoint=True)
+    again.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6, 3, 4, 5)
+    found = []
+    for layer in (plain, again):
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [leaf, *layer.parameters()])))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_patch_tokens_are_read_in_row_major_order() -> None:

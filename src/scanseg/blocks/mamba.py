@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scanseg.errors import UsageError
-from scanseg.kernels import selective_scan
+from scanseg.kernels import causal_conv1d, selective_scan
 from scanseg.kernels.arguments import KEPT_EVERY
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -67,7 +68,9 @@ class MambaBlock(nn.Module):
         """Maps tokens (B, L, C) to tokens (B, L, C); token t depends on tokens up to t only."""
         with autocast_off(x.device):
             inner, gate = self.in_proj(x.to(self.in_proj.weight.dtype)).chunk(2, dim=-1)
-            inner = F.silu(causal_conv1d(inner, self.conv1d.weight, self.conv1d.bias))
+            inner = causal_conv1d(
+                inner.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias, silu=True
+            ).transpose(1, 2)
             dt, b, c = self.x_proj(inner).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             # The bias of dt_proj is added inside the scan, before the softplus.
             delta = F.linear(dt, self.dt_proj.weight)
@@ -97,12 +100,12 @@ class MambaBlock(nn.Module):
     def saved_values(self, length: int) -> int:
         """Returns how many values one sequence leaves in memory for the backward pass.
 
-        The input C, both halves of the projection 2 D, the padded copy, the convolution's output before and
-        after SiLU, delta and the scan's output D each, the small projection, and the states the scan keeps.
+        The input C, both halves of the projection 2 D, the convolution's output, delta and the scan's output
+        D each, the small projection, and the states the scan keeps.
         """
         states = self.d_inner * self.d_state * math.ceil(length / KEPT_EVERY)
         small = self.dt_rank + 2 * self.d_state
-        return length * (self.d_model + 7 * self.d_inner + small) + states
+        return length * (self.d_model + 5 * self.d_inner + small) + states
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -116,27 +119,6 @@ def autocast_off(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns the depthwise causal convolution of a channel-last sequence.
-
-    A sum of shifted copies: in channel-last layout it costs what a grouped convolution costs in channel-first
-    layout, and saves the two transposes.
-
-    Args:
-        x: (B, L, D), any L from 1 on, also L < K.
-        weight: (D, 1, K), as nn.Conv1d stores it; the last tap multiplies the present token.
-        bias: (D) or None.
-    """
-    taps, length = weight.shape[-1], x.shape[1]
-    padded = F.pad(x, (0, 0, taps - 1, 0))
-    y = padded[:, :length] * weight[:, 0, 0]
-    if bias is not None:
-        y = y + bias
-    for tap in range(1, taps):
-        y = torch.addcmul(y, padded[:, tap : tap + length], weight[:, 0, tap])
-    return y
-
-
 class MambaLayer(nn.Module):
     """LayerNorm and Mamba over a feature map (B, C, *spatial); same shape out.
 
@@ -148,6 +130,7 @@ class MambaLayer(nn.Module):
         patch_size: The plan's patch, named in the error of a channel-token layer that gets another size.
         residual: Adds the input to the output (ours; the paper and the released code do not).
         out_norm: LayerNorm on the output (ours; bounds the scan's outputs).
+        checkpoint: Keep only the input for the backward pass, which computes the layer again.
         d_state, d_conv, expand: See MambaBlock.
 
     Source: U-Mamba, section 2.2 and figure 1a; channel tokens only in the released code (28459e3).
@@ -161,11 +144,13 @@ class MambaLayer(nn.Module):
         patch_size: Sequence[int] = (),
         residual: bool = False,
         out_norm: bool = False,
+        checkpoint: bool = False,
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
     ) -> None:
         super().__init__()
+        self.checkpoint = checkpoint
         self.map_size = None if map_size is None else tuple(map_size)
         self.patch_size = tuple(patch_size)
         self.residual = residual
@@ -195,9 +180,16 @@ class MambaLayer(nn.Module):
             tokens = x.to(self.norm.weight.dtype).flatten(2)
             if self.map_size is None:
                 tokens = tokens.transpose(1, 2)
-            y: Tensor = self.out_norm(self.mamba(self.norm(tokens)))
+            if self.checkpoint and torch.is_grad_enabled():
+                y: Tensor = checkpoint(self._mix, tokens, use_reentrant=False, preserve_rng_state=False)
+            else:
+                y = self._mix(tokens)
             if self.map_size is None:
                 y = y.transpose(1, 2)
             # The convolutions that follow are fastest on the layout they came in.
             y = y.reshape(x.shape).contiguous()
             return x + y if self.residual else y
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        y: Tensor = self.out_norm(self.mamba(self.norm(tokens)))
+        return y

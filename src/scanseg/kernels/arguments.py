@@ -17,7 +17,10 @@ KEPT_EVERY = 16
 
 
 class Arguments(NamedTuple):
-    """The arguments of the scan, named and shaped as in `scanseg.kernels.selective_scan`."""
+    """The arguments of the scan, named and shaped as in `scanseg.kernels.selective_scan`.
+
+    With an `order` they are those of `scanseg.kernels.ordered_scan`: all groups share the channels of u.
+    """
 
     u: Tensor
     delta: Tensor
@@ -28,6 +31,7 @@ class Arguments(NamedTuple):
     z: Tensor | None
     delta_bias: Tensor | None
     delta_softplus: bool
+    order: Tensor | None = None
 
 
 def check_arguments(given: Arguments) -> None:
@@ -52,18 +56,46 @@ def check_arguments(given: Arguments) -> None:
     if not 1 <= state <= MAX_STATE:
         raise _refusal("A", f"must have 1 to {MAX_STATE} states, got {state}", code="E-SCAN-STATE")
     groups = B.shape[1] if B.dim() == 4 else 1
-    if groups == 0 or dim % groups:
+    if given.order is not None:
+        check_order(given.order, batch, length, u.device)
+        groups = given.order.shape[-2]
+        dim = groups * dim
+    elif groups == 0 or dim % groups:
         raise _refusal("B", f"has {groups} groups, which do not divide dim={dim}", code="E-SCAN-GROUPS")
     _check_shape("A", A, (dim, state), "(dim, state)")
     for name, value in (("delta", given.delta), ("z", given.z)):
-        _check_shape(name, value, (batch, dim, length), "the shape of u")
+        _check_shape(name, value, (batch, dim, length), "(batch, dim, length)")
     for name, value in (("D", given.D), ("delta_bias", given.delta_bias)):
         _check_shape(name, value, (dim,), "(dim,)")
     for name, value in (("B", B), ("C", given.C)):
-        if value.dim() == 3 and groups == 1:
+        if value.dim() == 3 and groups == 1 and given.order is None:
             _check_shape(name, value, (batch, state, length), "(batch, state, length)")
         else:
             _check_shape(name, value, (batch, groups, state, length), "(batch, groups, state, length)")
+
+
+def check_order(order: Tensor, batch: int, length: int, device: torch.device) -> None:
+    """Refuses a table that is not (scans, length) or (batch, scans, length) permutations of 0 .. length-1.
+
+    Kernels read memory at these positions, so their values are checked too.
+
+    Raises:
+        UsageError: Wrong type, shape, device, or a row that is no permutation.
+    """
+    if not isinstance(order, Tensor) or order.dtype != torch.int64:
+        got = order.dtype if isinstance(order, Tensor) else type(order).__name__
+        raise _refusal("order", f"must be an int64 tensor, got {got}", code="E-SCAN-ORDER")
+    if order.device != device:
+        raise _refusal("order", f"is on {order.device} but u is on {device}", code="E-SCAN-DEVICE")
+    shape = tuple(order.shape)
+    if len(shape) not in (2, 3) or shape[-1] != length or 0 in shape or shape[:-2] not in ((), (batch,)):
+        fault = f"must be (scans, {length}) or ({batch}, scans, {length}), got shape {shape}"
+        raise _refusal("order", fault, code="E-SCAN-ORDER")
+    inside = order.clamp(0, length - 1)
+    met = torch.zeros(shape, dtype=torch.bool, device=device).scatter_(-1, inside, True)
+    if not bool(((inside == order) & met).all()):
+        fault = f"must hold each position from 0 to {length - 1} once in every row"
+        raise _refusal("order", fault, code="E-SCAN-ORDER")
 
 
 def _check_tensor(name: str, value: object, u: object) -> None:

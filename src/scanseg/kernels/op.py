@@ -64,11 +64,11 @@ def selective_scan(
     given = Arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     check_arguments(given)
     if select(u, backend) == "reference":
-        return selective_scan_reference(*given)
+        return selective_scan_reference(*given[:9])
     keep = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (u, delta, A, B, C, D, z, delta_bias)
     )
-    y: Tensor = scan_operator(*given, keep)[0]
+    y: Tensor = scan_operator(*given[:9], keep)[0]
     return y
 
 

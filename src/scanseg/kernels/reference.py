@@ -6,6 +6,8 @@ A decay rates, B input projection, C output projection, D skip, z gate, h state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -69,6 +71,48 @@ def selective_scan_reference(
     if z is not None:
         y = y * functional.silu(z.to(state_type))
     return y.to(u.dtype)
+
+
+def ordered_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    order: Tensor,
+    merge: bool = True,
+    scan: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Returns `scanseg.kernels.ordered_scan` by gathering, scanning and scattering, on any device.
+
+    Args are those of `ordered_scan`; `scan` is the scan between gather and scatter, by default the loop.
+    """
+    batch, dim, length = u.shape
+    scans = order.shape[-2]
+    table = order.expand(batch, scans, length)
+    kind = torch.promote_types(u.dtype, torch.float32)
+
+    def gathered(tensor: Tensor) -> Tensor:
+        """Puts (batch, scans, rows, length) in scan order."""
+        return tensor.gather(-1, table[:, :, None].expand_as(tensor))
+
+    y = (scan or selective_scan_reference)(
+        gathered(u[:, None].expand(batch, scans, dim, length)).flatten(1, 2),
+        gathered(delta.reshape(batch, scans, dim, length)).flatten(1, 2),
+        A,
+        gathered(B),
+        gathered(C),
+        D=D,
+        delta_bias=delta_bias,
+        delta_softplus=delta_softplus,
+    ).reshape(batch, scans, dim, length)
+    inverse = table.argsort(-1)[:, :, None].expand_as(y)
+    placed = y.gather(-1, inverse)
+    return placed.to(kind).sum(1).to(u.dtype) if merge else placed
 
 
 def _scan(

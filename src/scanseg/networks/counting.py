@@ -68,9 +68,10 @@ def count(network: nn.Module, shape: Sequence[int]) -> Counts:
     for name, module in list(network.named_modules()):
         if isinstance(module, MambaBlock):
             parent, _, child = name.rpartition(".")
-            stand_in = _ShapeOnly(module)
-            stand_in.register_forward_hook(_mamba_hook(counts, name))
-            setattr(network.get_submodule(parent), child, stand_in)
+            stand_in, owner = _ShapeOnly(module), network.get_submodule(parent)
+            recomputed = bool(getattr(owner, "checkpoint", False))
+            stand_in.register_forward_hook(_mamba_hook(counts, name, recomputed=recomputed))
+            setattr(owner, child, stand_in)
         elif isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             module.register_forward_hook(_layer_hook(counts, name))
     keeper = _Keeper({parameter.untyped_storage()._cdata for parameter in network.parameters()})
@@ -114,15 +115,19 @@ def _layer_hook(counts: Counts, name: str) -> Any:
     return hook
 
 
-def _mamba_hook(counts: Counts, name: str) -> Any:
+def _mamba_hook(counts: Counts, name: str, *, recomputed: bool) -> Any:
     def hook(stand_in: _ShapeOnly, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         batch, length, _ = inputs[0].shape
         macs = stand_in.block.macs(length)
         counts.macs["linear"][name] += batch * macs["linear"]
         counts.macs["convolution"][name] += batch * macs["conv"]
         counts.macs["scan"][name] += batch * macs["scan"]
-        counts.mamba_bytes += VALUE_BYTES * batch * stand_in.block.saved_values(length)
+        kept = VALUE_BYTES * batch * stand_in.block.saved_values(length)
         widest = VALUE_BYTES * batch * length * 2 * stand_in.block.d_inner
+        if recomputed:
+            # Kept only while the backward pass is in this block.
+            kept, widest = 0, widest + kept
+        counts.mamba_bytes += kept
         counts.largest_mamba_bytes = max(counts.largest_mamba_bytes, widest)
 
     return hook

@@ -51,6 +51,9 @@ _OPTIONS = {
         False, "add the input of each Mamba layer to its output (ours, not in the paper)"
     ),
     "mamba_out_norm": Option(False, "LayerNorm on the output of each Mamba layer (ours, not in the paper)"),
+    "checkpoint": Option(
+        False, "compute Mamba layers again in the backward pass instead of keeping their values"
+    ),
 }
 _OPTIONS_V2 = _OPTIONS | {
     "reduce_deep_stages": Option(True, "one block in the deep stages, whatever n_blocks say (as released)"),
@@ -126,6 +129,7 @@ def _build(
     expand: int = 2,
     mamba_residual: bool = False,
     mamba_out_norm: bool = False,
+    checkpoint: bool = False,
     **sizes: Any,
 ) -> UNet:
     layout = _layout(topology, variant, **sizes)
@@ -135,6 +139,7 @@ def _build(
         "expand": positive_integer("expand", expand),
         "residual": bool(mamba_residual),
         "out_norm": bool(mamba_out_norm),
+        "checkpoint": bool(checkpoint),
     }
     table = stage_table(
         topology,

@@ -23,7 +23,17 @@ from scanseg.kernels.cpu.simd import (
     sum_lanes,
     write,
 )
-from scanseg.kernels.cpu.tiles import TILE, Strided, load_states, read_projection, read_tile, write_tile
+from scanseg.kernels.cpu.tiles import (
+    TILE,
+    Steps,
+    Strided,
+    add_tile,
+    load_states,
+    read_projection,
+    read_tile,
+    steps_of,
+    write_tile,
+)
 
 LN_2 = F32(0.6931471805599453)
 
@@ -32,7 +42,7 @@ class Gradients(NamedTuple):
     """The gradient of the output (y), the kept states, and where the gradients of the inputs go.
 
     A: (batch, dim, state), D and bias: (batch, dim), B and C: (run, batch, group, length, state), all
-    contiguous float32, to be summed over their first dimension.
+    contiguous float32, to be summed over their first dimension. That of u is float32 if groups share it.
     """
 
     y: Strided
@@ -45,6 +55,43 @@ class Gradients(NamedTuple):
     C: int
     D: int
     bias: int
+
+
+class Scratch(NamedTuple):
+    """Memory of a thread: parameters, states, sums of a run of channels; projections of a tile."""
+
+    rates: Any
+    skip: Any
+    bias: Any
+    h: Any
+    g: Any
+    dA: Any
+    dD: Any
+    dbias: Any
+    B: Any
+    C: Any
+    dB: Any
+    dC: Any
+    at: Any
+
+
+@inlined
+def _new_scratch(states: int, width: int) -> Scratch:
+    return Scratch(
+        np.empty(width * states, F32),
+        np.empty(width, F32),
+        np.empty(width, F32),
+        np.empty(LANES * states, F32),
+        np.empty(width * states, F32),
+        np.empty(width * states, F32),
+        np.empty(width, F32),
+        np.empty(width, F32),
+        np.empty(TILE * states, F32),
+        np.empty(TILE * states, F32),
+        np.empty(TILE * states * HALF, F32),
+        np.empty(TILE * states * HALF, F32),
+        np.empty(TILE, np.int64),
+    )
 
 
 @inlined
@@ -117,76 +164,109 @@ def _finish(tile: Tile, skip: Any, dbias: Any, steps: int, softplus: int, gated:
 
 
 @outlined
-def _write_projection(rows: Any, address: int, steps: int, states: int) -> None:
+def _write_projection(rows: Any, address: int, steps: Steps, states: int) -> None:
     """Writes the gradients of B or C of a tile, summed over the channels of the job."""
-    for k in range(steps * states):
-        write(address + 4 * k, sum_lanes(rows, k * HALF), np.float32)
+    for t in range(steps.number):
+        row = address + 4 * steps.at[t] * states
+        for n in range(states):
+            write(row + 4 * n, sum_lanes(rows, (t * states + n) * HALF), np.float32)
 
 
 @outlined
-def _write_parameters(place: Place, sizes: Sizes, gradients: Gradients, dA: Any, dD: Any, dbias: Any) -> None:
+def _write_parameters(place: Place, group: int, sizes: Sizes, gradients: Gradients, scratch: Scratch) -> None:
     """Writes the parts of dA, dD and dbias that belong to the job's channels and batch element."""
     states = sizes.states
+    row = (place.batch * sizes.groups + group) * sizes.channels + place.first
     for channel in range(place.last - place.first):
-        d = place.batch * sizes.dim + place.first + channel
+        d = row + channel
         block, c = channel // LANES, channel % LANES
         for n in range(states):
-            value = dA[(block * states + n) * LANES + c]
+            value = scratch.dA[(block * states + n) * LANES + c]
             write(gradients.A + 4 * (d * states + n), value, np.float32)
-        write(gradients.D + 4 * d, dD[channel], np.float32)
-        write(gradients.bias + 4 * d, dbias[channel], np.float32)
+        write(gradients.D + 4 * d, scratch.dD[channel], np.float32)
+        write(gradients.bias + 4 * d, scratch.dbias[channel], np.float32)
+
+
+@outlined
+def _reverse_block(
+    place: Place,
+    group: int,
+    channel: int,
+    steps: Steps,
+    sizes: Sizes,
+    inputs: Inputs,
+    gradients: Gradients,
+    scratch: Scratch,
+    tile: Tile,
+) -> None:
+    """Carries the gradients of one block of channels, whose states are in scratch.h, back over one tile."""
+    rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, _ = scratch
+    batch, states, count = place.batch, sizes.states, steps.number
+    gated = inputs.z.address != 0
+    channels = min(LANES, place.last - channel)
+    c = channel - place.first
+    r = c * states
+    read_tile(tile.u, inputs.u, batch, group, channel, steps, channels)
+    read_tile(tile.dt, inputs.delta, batch, group, channel, steps, channels)
+    read_tile(tile.dout, gradients.y, batch, group, channel, steps, channels)
+    if gated:
+        read_tile(tile.z, inputs.z, batch, group, channel, steps, channels)
+    _prepare(tile, skip[c:], bias[c:], dD[c:], count, inputs.softplus, gated)
+    for n in range(states):
+        if gated:
+            rescan(count, n, states, rates[r:], h, B, C, dC, tile, tile.y)
+        else:
+            rescan(count, n, states, rates[r:], h, B, C, dC, tile, None)
+        reverse(count, n, states, rates[r:], g[r:], dA[r:], B, C, dB, tile)
+    _finish(tile, skip[c:], dbias[c:], count, inputs.softplus, gated)
+    if group > place.group:
+        add_tile(tile.u, gradients.u, batch, group, channel, steps, channels)
+    else:
+        write_tile(tile.u, gradients.u, batch, group, channel, steps, channels)
+    write_tile(tile.dt, gradients.delta, batch, group, channel, steps, channels)
+    if gated:
+        write_tile(tile.z, gradients.z, batch, group, channel, steps, channels)
+
+
+@outlined
+def _reverse_group(
+    place: Place,
+    group: int,
+    sizes: Sizes,
+    inputs: Inputs,
+    gradients: Gradients,
+    scratch: Scratch,
+    tile: Tile,
+) -> None:
+    """Carries the gradients of the place's channels of one group back from the last tile to the first."""
+    states, length, batch = sizes.states, sizes.length, place.batch
+    pack_parameters(place, group, sizes, inputs, scratch.rates, scratch.skip, scratch.bias)
+    for sums in (scratch.g, scratch.dA, scratch.dD, scratch.dbias):
+        sums[:] = F32(0.0)
+    tiles, dim = (length + TILE - 1) // TILE, sizes.groups * sizes.channels
+    offset = 4 * ((place.part * sizes.batch + batch) * sizes.groups + group) * length * states
+    for number in range(tiles - 1, -1, -1):
+        count = min(TILE, length - number * TILE)
+        steps = steps_of(scratch.at, inputs.order, batch, group, number * TILE, count)
+        read_projection(scratch.B, inputs.B, batch, group, steps, states)
+        read_projection(scratch.C, inputs.C, batch, group, steps, states)
+        scratch.dB[:] = F32(0.0)
+        scratch.dC[:] = F32(0.0)
+        for channel in range(place.first, place.last, LANES):
+            kept = (batch * tiles + number) * states * dim + group * sizes.channels + channel
+            channels = min(LANES, place.last - channel)
+            load_states(scratch.h, gradients.states + 4 * kept, dim, states, channels)
+            _reverse_block(place, group, channel, steps, sizes, inputs, gradients, scratch, tile)
+        _write_projection(scratch.dB, gradients.B + offset, steps, states)
+        _write_projection(scratch.dC, gradients.C + offset, steps, states)
+    _write_parameters(place, group, sizes, gradients, scratch)
 
 
 @entry
 def backward_jobs(first: int, last: int, sizes: Sizes, inputs: Inputs, gradients: Gradients) -> None:
     """Carries the gradients of the jobs [first, last) from the last step to the first, without the lock."""
-    states, length, width = sizes.states, sizes.length, sizes.run * LANES
-    gated = inputs.z.address != 0
-    rates, skip, bias = np.empty(width * states, F32), np.empty(width, F32), np.empty(width, F32)
-    g, dA = np.empty(width * states, F32), np.empty(width * states, F32)
-    dD, dbias = np.empty(width, F32), np.empty(width, F32)
-    h = np.empty(LANES * states, F32)
-    B, C = np.empty(TILE * states, F32), np.empty(TILE * states, F32)
-    dB, dC = np.empty(TILE * states * HALF, F32), np.empty(TILE * states * HALF, F32)
-    tile = _new_tile()
-    tiles = (length + TILE - 1) // TILE
+    scratch, tile = _new_scratch(sizes.states, sizes.run * LANES), _new_tile()
     for job in range(first, last):
         place = place_of(job, sizes)
-        pack_parameters(place, sizes, inputs, rates, skip, bias)
-        for sums in (g, dA, dD, dbias):
-            sums[:] = F32(0.0)
-        row = (place.part * sizes.batch + place.batch) * sizes.groups + place.group
-        for number in range(tiles - 1, -1, -1):
-            start = number * TILE
-            steps = min(TILE, length - start)
-            read_projection(B, inputs.B, place.batch, place.group, start, steps, states)
-            read_projection(C, inputs.C, place.batch, place.group, start, steps, states)
-            dB[:] = F32(0.0)
-            dC[:] = F32(0.0)
-            for channel in range(place.first, place.last, LANES):
-                channels = min(LANES, place.last - channel)
-                c = channel - place.first
-                r = c * states
-                kept = (place.batch * tiles + number) * states * sizes.dim + channel
-                load_states(h, gradients.states + 4 * kept, sizes.dim, states, channels)
-                read_tile(tile.u, inputs.u, place.batch, channel, start, steps, channels)
-                read_tile(tile.dt, inputs.delta, place.batch, channel, start, steps, channels)
-                read_tile(tile.dout, gradients.y, place.batch, channel, start, steps, channels)
-                if gated:
-                    read_tile(tile.z, inputs.z, place.batch, channel, start, steps, channels)
-                _prepare(tile, skip[c:], bias[c:], dD[c:], steps, inputs.softplus, gated)
-                for n in range(states):
-                    if gated:
-                        rescan(steps, n, states, rates[r:], h, B, C, dC, tile, tile.y)
-                    else:
-                        rescan(steps, n, states, rates[r:], h, B, C, dC, tile, None)
-                    reverse(steps, n, states, rates[r:], g[r:], dA[r:], B, C, dB, tile)
-                _finish(tile, skip[c:], dbias[c:], steps, inputs.softplus, gated)
-                write_tile(tile.u, gradients.u, place.batch, channel, start, steps, channels)
-                write_tile(tile.dt, gradients.delta, place.batch, channel, start, steps, channels)
-                if gated:
-                    write_tile(tile.z, gradients.z, place.batch, channel, start, steps, channels)
-            offset = 4 * (row * length + start) * states
-            _write_projection(dB, gradients.B + offset, steps, states)
-            _write_projection(dC, gradients.C + offset, steps, states)
-        _write_parameters(place, sizes, gradients, dA, dD, dbias)
+        for group in range(place.group, place.last_group):
+            _reverse_group(place, group, sizes, inputs, gradients, scratch, tile)

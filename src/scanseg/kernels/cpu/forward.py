@@ -7,17 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_from
-from scanseg.kernels.cpu.jobs import Inputs, Sizes, pack_parameters, place_of
+from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
 from scanseg.kernels.cpu.recurrence import scan
 from scanseg.kernels.cpu.simd import (
     F32,
     LANES,
     entry,
+    inlined,
     load,
     outlined,
     store,
 )
-from scanseg.kernels.cpu.tiles import TILE, Strided, read_projection, read_tile, save_states, write_tile
+from scanseg.kernels.cpu.tiles import (
+    TILE,
+    Strided,
+    add_tile,
+    read_projection,
+    read_tile,
+    save_states,
+    steps_of,
+    write_tile,
+)
 
 
 class Outputs(NamedTuple):
@@ -25,6 +35,22 @@ class Outputs(NamedTuple):
 
     y: Strided
     states: int
+
+
+class Scratch(NamedTuple):
+    """Memory of a thread: parameters and states of a run of channels, one tile of everything else."""
+
+    rates: Any
+    skip: Any
+    bias: Any
+    h: Any
+    dt: Any
+    dtu: Any
+    y: Any
+    z: Any
+    B: Any
+    C: Any
+    at: Any
 
 
 @outlined
@@ -50,39 +76,64 @@ def _apply_gate(y: Any, z: Any, steps: int) -> None:
         store(y, i, load(y, i) * x * sigmoid_from(x, exp_minus_abs(x)))
 
 
+@inlined
+def _new_scratch(states: int, width: int) -> Scratch:
+    return Scratch(
+        np.empty(width * states, F32),
+        np.empty(width, F32),
+        np.empty(width, F32),
+        np.empty(width * states, F32),
+        np.empty(TILE * LANES, F32),
+        np.empty(TILE * LANES, F32),
+        np.empty(TILE * LANES, F32),
+        np.empty(TILE * LANES, F32),
+        np.empty(TILE * states, F32),
+        np.empty(TILE * states, F32),
+        np.empty(TILE, np.int64),
+    )
+
+
+@outlined
+def _scan_group(
+    place: Place, group: int, sizes: Sizes, inputs: Inputs, outputs: Outputs, scratch: Scratch
+) -> None:
+    """Scans the place's channels of one group."""
+    states, batch = sizes.states, place.batch
+    rates, skip, bias, h, dt, dtu, y, z, B, C, at = scratch
+    pack_parameters(place, group, sizes, inputs, rates, skip, bias)
+    h[:] = F32(0.0)
+    tiles, dim = (sizes.length + TILE - 1) // TILE, sizes.groups * sizes.channels
+    for tile in range(tiles):
+        count = min(TILE, sizes.length - tile * TILE)
+        steps = steps_of(at, inputs.order, batch, group, tile * TILE, count)
+        read_projection(B, inputs.B, batch, group, steps, states)
+        read_projection(C, inputs.C, batch, group, steps, states)
+        for channel in range(place.first, place.last, LANES):
+            channels = min(LANES, place.last - channel)
+            c = channel - place.first
+            r = c * states
+            if outputs.states:
+                row = (batch * tiles + tile) * states * dim + group * sizes.channels + channel
+                save_states(h[r:], outputs.states + 4 * row, dim, states, channels)
+            read_tile(y, inputs.u, batch, group, channel, steps, channels)
+            read_tile(dt, inputs.delta, batch, group, channel, steps, channels)
+            _prepare(dt, dtu, y, skip[c:], bias[c:], count, inputs.softplus)
+            for n in range(states):
+                scan(count, n, states, rates[r:], h[r:], B, C, dt, dtu, y)
+            if inputs.z.address:
+                read_tile(z, inputs.z, batch, group, channel, steps, channels)
+                _apply_gate(y, z, count)
+            if group > place.group:
+                add_tile(y, outputs.y, batch, group, channel, steps, channels)
+            else:
+                write_tile(y, outputs.y, batch, group, channel, steps, channels)
+
+
 @entry
 def forward_jobs(first: int, last: int, sizes: Sizes, inputs: Inputs, outputs: Outputs) -> None:
     """Scans the channels of the jobs [first, last), one job after the other, without the interpreter lock."""
-    states, length, width = sizes.states, sizes.length, sizes.run * LANES
-    rates, skip, bias = np.empty(width * states, F32), np.empty(width, F32), np.empty(width, F32)
-    h = np.empty(width * states, F32)
-    dt, dtu = np.empty(TILE * LANES, F32), np.empty(TILE * LANES, F32)
-    y, z = np.empty(TILE * LANES, F32), np.empty(TILE * LANES, F32)
-    B, C = np.empty(TILE * states, F32), np.empty(TILE * states, F32)
-    tiles = (length + TILE - 1) // TILE
+    scratch = _new_scratch(sizes.states, sizes.run * LANES)
     for job in range(first, last):
         place = place_of(job, sizes)
-        pack_parameters(place, sizes, inputs, rates, skip, bias)
-        h[:] = F32(0.0)
-        for tile in range(tiles):
-            start = tile * TILE
-            steps = min(TILE, length - start)
-            read_projection(B, inputs.B, place.batch, place.group, start, steps, states)
-            read_projection(C, inputs.C, place.batch, place.group, start, steps, states)
-            for channel in range(place.first, place.last, LANES):
-                channels = min(LANES, place.last - channel)
-                c = channel - place.first
-                r = c * states
-                if outputs.states:
-                    row = (place.batch * tiles + tile) * states
-                    address = outputs.states + 4 * (row * sizes.dim + channel)
-                    save_states(h[r:], address, sizes.dim, states, channels)
-                read_tile(y, inputs.u, place.batch, channel, start, steps, channels)
-                read_tile(dt, inputs.delta, place.batch, channel, start, steps, channels)
-                _prepare(dt, dtu, y, skip[c:], bias[c:], steps, inputs.softplus)
-                for n in range(states):
-                    scan(steps, n, states, rates[r:], h[r:], B, C, dt, dtu, y)
-                if inputs.z.address:
-                    read_tile(z, inputs.z, place.batch, channel, start, steps, channels)
-                    _apply_gate(y, z, steps)
-                write_tile(y, outputs.y, place.batch, channel, start, steps, channels)
+        for group in range(place.group, place.last_group):
+            _scan_group(place, group, sizes, inputs, outputs, scratch)

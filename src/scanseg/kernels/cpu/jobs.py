@@ -1,8 +1,9 @@
 """How a scan is cut into jobs, and what every job needs: sizes, inputs, packed parameters.
 
 A job is one batch element, one group, and a run of blocks of LANES channels: B and C of a tile are loaded
-once for the whole run, and their gradients leave the job already summed over its channels. The cut depends on
-the sizes only, never on the number of threads, so that the result does not either.
+once for the whole run, and their gradients leave the job already summed over its channels. Where groups are
+summed into one tensor, a job takes all groups, one after the other, so that no two jobs write to one place.
+The cut depends on the sizes only, never on the number of threads, so that the result does not either.
 """
 
 from __future__ import annotations
@@ -13,18 +14,29 @@ import numpy as np
 
 from scanseg.kernels.cpu.functions import LOG2_E
 from scanseg.kernels.cpu.simd import F32, LANES, inlined, outlined, read
-from scanseg.kernels.cpu.tiles import Grouped, Strided
+from scanseg.kernels.cpu.tiles import Grouped, Order, Strided
 
 
 class Sizes(NamedTuple):
-    """The sizes of a scan, and `run`, the number of channel blocks per job."""
+    """The sizes of a scan and its cut.
+
+    Attributes:
+        batch: Batch elements.
+        channels: Channels of one group.
+        length: Steps.
+        groups: Groups of channels.
+        states: States of a channel.
+        run: Channel blocks per job.
+        serial: 1 if a job takes all groups, 0 if it takes one.
+    """
 
     batch: int
-    dim: int
+    channels: int
     length: int
     groups: int
     states: int
     run: int
+    serial: int
 
 
 class Inputs(NamedTuple):
@@ -35,6 +47,7 @@ class Inputs(NamedTuple):
     z: Strided
     B: Grouped
     C: Grouped
+    order: Order
     A: int
     D: int
     bias: int
@@ -42,10 +55,11 @@ class Inputs(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a job works: its batch element, group, part of the group, and channels [first, last)."""
+    """Where a job works: batch element, groups [group, last_group), part, channels [first, last) of each."""
 
     batch: int
     group: int
+    last_group: int
     part: int
     first: int
     last: int
@@ -53,32 +67,40 @@ class Place(NamedTuple):
 
 def runs_per_group(sizes: Sizes) -> int:
     """Returns the number of jobs that share a batch element and a group."""
-    blocks = -(-(sizes.dim // sizes.groups) // LANES)
+    blocks = -(-sizes.channels // LANES)
     return -(-blocks // sizes.run)
+
+
+def count_jobs(sizes: Sizes) -> int:
+    """Returns the number of jobs."""
+    return sizes.batch * (1 if sizes.serial else sizes.groups) * runs_per_group(sizes)
 
 
 @inlined
 def place_of(job: int, sizes: Sizes) -> Place:
     """Returns where job number `job` works."""
-    channels = sizes.dim // sizes.groups
-    blocks = (channels + LANES - 1) // LANES
+    blocks = (sizes.channels + LANES - 1) // LANES
     runs = (blocks + sizes.run - 1) // sizes.run
-    group = job // runs % sizes.groups
-    start = group * channels
-    first = start + job % runs * sizes.run * LANES
-    last = min(first + sizes.run * LANES, start + channels)
-    return Place(job // (runs * sizes.groups), group, job % runs, first, last)
+    part, outer = job % runs, job // runs
+    groups = 1 if sizes.serial else sizes.groups
+    group = outer % groups
+    first = part * sizes.run * LANES
+    last = min(first + sizes.run * LANES, sizes.channels)
+    last_group = sizes.groups if sizes.serial else group + 1
+    return Place(outer // groups, group, last_group, part, first, last)
 
 
 @outlined
-def pack_parameters(place: Place, sizes: Sizes, inputs: Inputs, rates: Any, skip: Any, bias: Any) -> None:
+def pack_parameters(
+    place: Place, group: int, sizes: Sizes, inputs: Inputs, rates: Any, skip: Any, bias: Any
+) -> None:
     """Fills rates[(block * states + n) * LANES + c] with A * log2(e), and skip and bias; absent is 0."""
     states = sizes.states
     rates[:] = F32(0.0)
     skip[:] = F32(0.0)
     bias[:] = F32(0.0)
     for channel in range(place.last - place.first):
-        d = place.first + channel
+        d = group * sizes.channels + place.first + channel
         block, c = channel // LANES, channel % LANES
         for n in range(states):
             rate = read(inputs.A + 4 * (d * states + n), np.float32)

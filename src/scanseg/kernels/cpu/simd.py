@@ -330,6 +330,14 @@ def read(context: Any, address: Any, dtype: Any) -> Any:
 
 
 @primitive
+def read_position(context: Any, address: Any) -> Any:
+    """One int64 at `address`."""
+    return types.intp(types.intp), lambda c, builder, s, values: builder.load(
+        _at(builder, values[0], ir.IntType(64))
+    )
+
+
+@primitive
 def write(context: Any, address: Any, value: Any, dtype: Any) -> Any:
     """Stores one float32 at `address` as an element of `dtype`."""
     element = _element(dtype)

@@ -2,7 +2,8 @@
 
 A tile is a flat float32 array, step after step, the channels of one step side by side; so one vector holds
 one step of LANES channels. Tensors have any strides; two layouts are fast: channels side by side in memory
-(channel-last, rows are copied) and steps side by side (squares are transposed in registers).
+(channel-last, rows are copied) and steps side by side (squares are transposed in registers). The steps of a
+tile follow each other in the tensor, or lie where a table says.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scanseg.kernels.cpu.simd import (
     outlined,
     read,
     read_lanes,
+    read_position,
     read_transposed,
     store,
     write,
@@ -31,17 +33,21 @@ TILE = KEPT_EVERY
 
 
 class Strided(NamedTuple):
-    """A tensor (batch, channel, step): address in bytes (0 = absent), strides in elements."""
+    """A tensor (batch, group, channel, position): address in bytes (0 = absent), strides in elements.
+
+    A group stride of 0 makes all groups share their channels.
+    """
 
     address: int
     is_bfloat16: int
     batch: int
+    group: int
     channel: int
     step: int
 
 
 class Grouped(NamedTuple):
-    """A tensor (batch, group, state, step): address in bytes, strides in elements."""
+    """A tensor (batch, group, state, position): address in bytes, strides in elements."""
 
     address: int
     is_bfloat16: int
@@ -51,56 +57,94 @@ class Grouped(NamedTuple):
     step: int
 
 
+class Order(NamedTuple):
+    """A table (batch, group, step) of int64 positions: address in bytes (0 = none), strides in elements.
+
+    Without a table step t is position t.
+    """
+
+    address: int
+    batch: int
+    group: int
+    step: int
+
+
+class Steps(NamedTuple):
+    """Some steps of a scan: their positions `at`, how many, and whether they follow each other."""
+
+    at: Any
+    number: int
+    in_row: bool
+
+
+@outlined
+def steps_of(at: Any, order: Order, batch: int, group: int, start: int, count: int) -> Steps:
+    """Fills `at` with the positions of the steps from `start` on, and returns them."""
+    for t in range(count):
+        at[t] = start + t
+        if order.address:
+            place = batch * order.batch + group * order.group + (start + t) * order.step
+            at[t] = read_position(order.address + 8 * place)
+    return Steps(at, count, order.address == 0)
+
+
 @outlined
 def _read_tile(
-    tile: Any, address: int, dtype: Any, size: int, tensor: Strided, steps: int, channels: int
+    tile: Any, address: int, dtype: Any, size: int, tensor: Strided, steps: Steps, channels: int
 ) -> None:
-    full = channels == LANES
-    if full and tensor.channel == 1:
-        for t in range(steps):
-            store(tile, t * LANES, read_lanes(address + size * t * tensor.step, dtype))
+    at = steps.at
+    if channels == LANES and tensor.channel == 1:
+        for t in range(steps.number):
+            store(tile, t * LANES, read_lanes(address + size * at[t] * tensor.step, dtype))
         return
     for c0 in range(0, LANES, BLOCK):
-        for t0 in range(0, steps, BLOCK):
-            corner = address + size * (c0 * tensor.channel + t0 * tensor.step)
-            if tensor.step == 1 and c0 + BLOCK <= channels and t0 + BLOCK <= steps:
-                read_transposed(corner, tensor.channel, dtype, tile, t0 * LANES + c0)
+        for t0 in range(0, steps.number, BLOCK):
+            column = address + size * c0 * tensor.channel
+            row = steps.in_row and c0 + BLOCK <= channels and t0 + BLOCK <= steps.number
+            if row and tensor.step == 1:
+                read_transposed(column + size * at[t0], tensor.channel, dtype, tile, t0 * LANES + c0)
                 continue
-            for t in range(min(BLOCK, steps - t0)):
+            for t in range(t0, min(t0 + BLOCK, steps.number)):
                 for c in range(BLOCK):
                     x = F32(0.0)
                     if c0 + c < channels:
-                        x = read(corner + size * (c * tensor.channel + t * tensor.step), dtype)
-                    tile[(t0 + t) * LANES + c0 + c] = x
+                        x = read(column + size * (c * tensor.channel + at[t] * tensor.step), dtype)
+                    tile[t * LANES + c0 + c] = x
 
 
 @outlined
 def _write_tile(
-    tile: Any, address: int, dtype: Any, size: int, tensor: Strided, steps: int, channels: int
+    tile: Any, address: int, dtype: Any, size: int, tensor: Strided, steps: Steps, channels: int
 ) -> None:
-    full = channels == LANES
-    if full and tensor.channel == 1:
-        for t in range(steps):
-            write_lanes(address + size * t * tensor.step, load(tile, t * LANES), dtype)
+    at = steps.at
+    if channels == LANES and tensor.channel == 1:
+        for t in range(steps.number):
+            write_lanes(address + size * at[t] * tensor.step, load(tile, t * LANES), dtype)
         return
     for c0 in range(0, channels, BLOCK):
-        for t0 in range(0, steps, BLOCK):
-            corner = address + size * (c0 * tensor.channel + t0 * tensor.step)
-            if tensor.step == 1 and c0 + BLOCK <= channels and t0 + BLOCK <= steps:
-                write_transposed(corner, tensor.channel, dtype, tile, t0 * LANES + c0)
+        for t0 in range(0, steps.number, BLOCK):
+            column = address + size * c0 * tensor.channel
+            row = steps.in_row and c0 + BLOCK <= channels and t0 + BLOCK <= steps.number
+            if row and tensor.step == 1:
+                write_transposed(column + size * at[t0], tensor.channel, dtype, tile, t0 * LANES + c0)
                 continue
-            for t in range(min(BLOCK, steps - t0)):
+            for t in range(t0, min(t0 + BLOCK, steps.number)):
                 for c in range(min(BLOCK, channels - c0)):
-                    x = tile[(t0 + t) * LANES + c0 + c]
-                    write(corner + size * (c * tensor.channel + t * tensor.step), x, dtype)
+                    place = column + size * (c * tensor.channel + at[t] * tensor.step)
+                    write(place, tile[t * LANES + c0 + c], dtype)
+
+
+@outlined
+def _offset(tensor: Strided, batch: int, group: int, channel: int) -> int:
+    return batch * tensor.batch + group * tensor.group + channel * tensor.channel
 
 
 @outlined
 def read_tile(
-    tile: Any, tensor: Strided, batch: int, channel: int, step: int, steps: int, channels: int
+    tile: Any, tensor: Strided, batch: int, group: int, channel: int, steps: Steps, channels: int
 ) -> None:
-    """Fills `tile` with steps x channels values from (batch, channel, step) on; missing channels are 0."""
-    offset = batch * tensor.batch + channel * tensor.channel + step * tensor.step
+    """Fills `tile` with the steps of the channels from (batch, group, channel) on; missing channels are 0."""
+    offset = _offset(tensor, batch, group, channel)
     if tensor.is_bfloat16:
         _read_tile(tile, tensor.address + 2 * offset, np.uint16, 2, tensor, steps, channels)
     else:
@@ -109,10 +153,10 @@ def read_tile(
 
 @outlined
 def write_tile(
-    tile: Any, tensor: Strided, batch: int, channel: int, step: int, steps: int, channels: int
+    tile: Any, tensor: Strided, batch: int, group: int, channel: int, steps: Steps, channels: int
 ) -> None:
-    """Writes steps x channels values of `tile` to (batch, channel, step) on."""
-    offset = batch * tensor.batch + channel * tensor.channel + step * tensor.step
+    """Writes `tile` to the steps of the channels from (batch, group, channel) on."""
+    offset = _offset(tensor, batch, group, channel)
     if tensor.is_bfloat16:
         _write_tile(tile, tensor.address + 2 * offset, np.uint16, 2, tensor, steps, channels)
     else:
@@ -120,18 +164,32 @@ def write_tile(
 
 
 @outlined
-def read_projection(
-    rows: Any, tensor: Grouped, batch: int, group: int, step: int, steps: int, state: int
+def add_tile(
+    tile: Any, tensor: Strided, batch: int, group: int, channel: int, steps: Steps, channels: int
 ) -> None:
-    """Fills rows[t * state + n] with `steps` steps of B or C from (batch, group, 0, step) on."""
-    offset = batch * tensor.batch + group * tensor.group + step * tensor.step
-    for t in range(steps):
-        for n in range(state):
-            element = offset + n * tensor.state + t * tensor.step
+    """Adds `tile` to a float32 tensor; arguments as in `write_tile`."""
+    address = tensor.address + 4 * _offset(tensor, batch, group, channel)
+    for t in range(steps.number):
+        row = address + 4 * steps.at[t] * tensor.step
+        if channels == LANES and tensor.channel == 1:
+            write_lanes(row, read_lanes(row, np.float32) + load(tile, t * LANES), np.float32)
+            continue
+        for c in range(channels):
+            place = row + 4 * c * tensor.channel
+            write(place, read(place, np.float32) + tile[t * LANES + c], np.float32)
+
+
+@outlined
+def read_projection(rows: Any, tensor: Grouped, batch: int, group: int, steps: Steps, states: int) -> None:
+    """Fills rows[t * states + n] with the steps of B or C of (batch, group)."""
+    offset = batch * tensor.batch + group * tensor.group
+    for t in range(steps.number):
+        for n in range(states):
+            element = offset + n * tensor.state + steps.at[t] * tensor.step
             if tensor.is_bfloat16:
-                rows[t * state + n] = read(tensor.address + 2 * element, np.uint16)
+                rows[t * states + n] = read(tensor.address + 2 * element, np.uint16)
             else:
-                rows[t * state + n] = read(tensor.address + 4 * element, np.float32)
+                rows[t * states + n] = read(tensor.address + 4 * element, np.float32)
 
 
 @outlined
