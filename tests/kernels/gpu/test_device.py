@@ -1,15 +1,15 @@
 """The GPU kernels on a GPU, at sizes of networks. `make test-gpu` runs this; without a GPU it is skipped."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 
-from scanseg.kernels import selective_scan
-from scanseg.kernels.arguments import Arguments
+from scanseg.kernels import causal_conv1d, ordered_scan, selective_scan
 from scanseg.kernels.backends import select
 from scanseg.kernels.op import scan_operator
-from scanseg.kernels.reference import selective_scan_reference
+from scanseg.kernels.reference import ordered_scan_reference, selective_scan_reference
 
 pytestmark = [
     pytest.mark.gpu,
@@ -128,38 +128,45 @@ def test_autocast_leaves_the_state_in_float32(on_gpu):
     assert all(torch.equal(values[name], expected[name]) for name in values)
 
 
-def test_orders(cases, on_gpu):
-    from scanseg.kernels.gpu import launch
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize(("scans", "dim", "length"), [(1, 3, 17), (4, 24, 300), (4, 96, 1024)])
+def test_orders(cases, on_gpu, scans, dim, length, layout, merge):
+    scan = on_gpu(dim=scans * dim, length=length, state=4, groups=scans, gate=False, layout=layout)
+    names = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+    tensors = {name: scan.tensors[name] for name in names} | {"u": scan.tensors["u"][:, :dim]}
+    order = torch.rand(2, scans, length, generator=torch.Generator().manual_seed(1)).argsort(-1).cuda()
 
-    scan = on_gpu(dim=4 * 24, length=300, state=4, groups=4, gate=False, layout="last")
-    tensors = {**scan.tensors, "u": scan.tensors["u"][:, :24]}
-    order = torch.stack(
-        [torch.randperm(300, generator=torch.Generator().manual_seed(k)) for k in range(4)]
-    ).cuda()
-    given = Arguments(*tensors.values(), True)
-    y, states = launch.ordered_forward(given, order, merge=False, keep_states=True)
-    gradients = launch.ordered_backward(given, order, torch.ones_like(y), states, merge=False)
-    repeated = {**tensors, "u": tensors["u"].repeat(1, 4, 1)}
-    for name, tensor in repeated.items():
-        if tensor is not None:
-            repeated[name] = (
-                (_in_order(tensor, order) if tensor.dim() > 2 else tensor).double().requires_grad_()
-            )
-    truth = selective_scan_reference(**repeated, delta_softplus=True)
-    expected = torch.autograd.grad(truth.sum(), [repeated[n] for n in ("u", "A")])
-    assert (
-        cases.difference(_in_order(y.flatten(1, 2), order), truth.detach()) < cases.tolerance[torch.float32]
+    def run(function, dtype):
+        leaves = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
+        y = function(**leaves, delta_softplus=True, order=order, merge=merge)
+        dy = torch.cos(torch.arange(y.numel(), device="cuda").view(y.shape).double()).to(dtype)
+        gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        return {"y": y.detach(), **dict(zip(names, gradients, strict=True))}
+
+    values = run(partial(ordered_scan, backend="cuda"), torch.float32)
+    cases.assert_close(values, run(ordered_scan_reference, torch.float64), torch.float32)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dim", "length", "taps"), [(1, 1, 4), (33, 50, 3), (96, 1000, 4)])
+def test_causal_convolution(cases, dim, length, taps, layout, dtype, silu):
+    generator = torch.Generator("cuda").manual_seed(length)
+    x, dy = (
+        cases.laid_out(torch.randn(2, dim, length, generator=generator, device="cuda").to(dtype), layout)
+        for _ in range(2)
     )
-    back = torch.argsort(order)
-    du = _in_order(expected[0], back).view(2, 4, 24, 300).sum(1)
-    assert cases.difference(gradients[0], du) < cases.tolerance[torch.float32]
-    assert cases.difference(gradients[2], expected[1]) < cases.tolerance[torch.float32]
+    parameters = [torch.randn(*size, generator=generator, device="cuda") for size in ((dim, taps), (dim,))]
 
+    def run(kind, backend):
+        leaves = [(t if kind is None else t.to(kind)).detach().requires_grad_() for t in (x, *parameters)]
+        y = causal_conv1d(*leaves, silu=silu, backend=backend)
+        return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
 
-def _in_order(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Returns a sequence (batch, 4 * channels, length) or projection (batch, 4, state, length), reordered."""
-    parts = tensor.reshape(tensor.shape[0], 4, -1, tensor.shape[-1])
-    return parts.gather(-1, order[None, :, None].expand_as(parts)).reshape(tensor.shape)
+    for value, truth in zip(run(None, "cuda"), run(torch.float64, "reference"), strict=True):
+        assert cases.difference(value, truth) <= cases.tolerance[dtype]
 
 
 def test_nothing_waits_for_the_gpu(on_gpu):

@@ -69,10 +69,22 @@ class Scan:
 
 
 def forward(given: Arguments, y: Tensor, states: Tensor) -> None:
-    """Fills `y`, and `states` unless it is empty: (batch, tiles, state, dim) float32, before each tile."""
+    """Fills `y`, and `states` unless it is empty: (batch, tiles, state, dim) float32, before each tile.
+
+    Without an order `y` is (batch, dim, length). With one it is (batch, dim, length) for the sum over the
+    groups, or (batch, group, dim, length). The order is not checked here: a number out of range would reach
+    foreign memory.
+    """
     with _on(y):
         scan = _described(given)
-        _forward(scan, _strided(y, scan.given.sizes.groups), states)
+        if given.order is None:
+            _forward(scan, _strided(y, scan.given.sizes.groups), states)
+        elif y.dim() == 4:
+            _forward(scan, _separate(y), states)
+        else:
+            parts = _per_group(scan, y)
+            _forward(scan, _separate(parts), states)
+            y.copy_(parts.sum(1))
 
 
 def backward(given: Arguments, dy: Tensor, states: Tensor) -> list[Tensor | None]:
@@ -80,68 +92,27 @@ def backward(given: Arguments, dy: Tensor, states: Tensor) -> list[Tensor | None
 
     Args:
         given: What the forward scan was given.
-        dy: Gradient of the output, (batch, dim, length).
+        dy: Gradient of the output, shaped like it.
         states: As filled by `forward`.
     """
     with _on(dy):
         scan = _described(given)
         groups = scan.given.sizes.groups
-        du, ddelta = torch.empty_like(given.u), torch.empty_like(given.delta)
+        if given.order is None:
+            received = _strided(dy, groups)
+            du, ddelta = torch.empty_like(given.u), torch.empty_like(given.delta)
+            target = _strided(du, groups)
+        else:
+            received = _separate(dy) if dy.dim() == 4 else _shared(dy)
+            du, ddelta = (t.new_empty(t.mT.shape).mT for t in (given.u, given.delta))
+            parts = _per_group(scan, du)
+            target = _separate(parts)
         dz = None if given.z is None else torch.empty_like(given.z)
-        targets = [_strided(tensor, groups) for tensor in (du, ddelta, dz)]
-        dA, dB, dC, dD, dbias = _backward(scan, given, _strided(dy, groups), states, targets)
-    return [du, ddelta, dA, dB, dC, dD, dz, dbias]
-
-
-def ordered_forward(
-    given: Arguments, order: Tensor, *, merge: bool, keep_states: bool
-) -> tuple[Tensor, Tensor]:
-    """Returns K scans of the same tokens, each in its own order, and the states that their backward needs.
-
-    Args:
-        given: u (batch, dim, length); delta (batch, K * dim, length); A (K * dim, state); B, C (batch, K,
-            state, length); D, delta_bias (K * dim,) or None; z None. All by token, whatever the order.
-        order: Permutations of 0 .. length - 1, (K, length) or (batch, K, length), int32 or int64; scan k
-            reads token order[k, t] at step t. Not checked here: a number out of range reaches foreign memory.
-        merge: Whether the scans are added up, in float32.
-        keep_states: Whether there will be a backward.
-
-    Returns:
-        (batch, dim, length) or, unmerged, (batch, K, dim, length), by token, in u's dtype and layout; and
-        (batch, ceil(length / 16), state, K * dim) float32 by step of the scans, or an empty tensor.
-    """
-    u = given.u
-    with _on(u):
-        scan = _described(given, order)
-        sizes = scan.given.sizes
-        y = _per_scan(u, sizes.groups, torch.float32 if merge else u.dtype)
-        tiles = -(-sizes.length // KEPT_EVERY)
-        states = scan.new_array(tiles, sizes.states) if keep_states else scan.given.rates.new_empty(0)
-        _forward(scan, _separate(y), states)
-        return (_merged(y, u) if merge else y), states
-
-
-def ordered_backward(
-    given: Arguments, order: Tensor, dy: Tensor, states: Tensor, *, merge: bool
-) -> list[Tensor | None]:
-    """Returns the gradients of (u, delta, A, B, C, D, z, delta_bias); None where the argument is.
-
-    Args:
-        given: What `ordered_forward` was given.
-        order: The same.
-        dy: Gradient of its output: (batch, dim, length) if `merge`, else (batch, K, dim, length).
-        states: As returned by it.
-        merge: The same.
-    """
-    with _on(dy):
-        scan = _described(given, order)
-        groups = scan.given.sizes.groups
-        received = _shared(dy) if merge else _separate(dy)
-        du = _per_scan(given.u, groups, torch.float32)
-        ddelta = torch.empty_like(given.delta)
-        targets = [_separate(du), _strided(ddelta, groups), _ABSENT]
+        targets = [target, _strided(ddelta, groups), _strided(dz, groups)]
         dA, dB, dC, dD, dbias = _backward(scan, given, received, states, targets)
-        return [_merged(du, given.u), ddelta, dA, dB, dC, dD, None, dbias]
+        if given.order is not None:
+            du.copy_(parts.sum(1))
+    return [du, ddelta, dA, dB, dC, dD, dz, dbias]
 
 
 def cut(pairs: int, channels: int, length: int) -> tuple[int, int, int]:
@@ -220,9 +191,9 @@ def _summed(parts: Tensor, like: Tensor) -> Tensor:
     return total.to(like.dtype)
 
 
-def _described(arguments: Arguments, order: Tensor | None = None) -> Scan:
+def _described(arguments: Arguments) -> Scan:
     """Returns the scan as it is launched; with an order, every group reads the same u."""
-    u, delta, A, B, C, D, z, bias, softplus = arguments
+    u, delta, A, B, C, D, z, bias, softplus, order = arguments
     groups = B.shape[1] if B.dim() == 4 else 1
     dim, states = A.shape
     batch, _, length = u.shape
@@ -272,18 +243,11 @@ def _table(order: Tensor | None) -> Order:
     return Order(order, *strides)
 
 
-def _per_scan(u: Tensor, scans: int, dtype: torch.dtype) -> Tensor:
-    """Returns a new array (batch, scans, dim, length) whose last two axes lie in memory as those of u."""
-    batch, dim, length = u.shape
-    if u.stride(1) < u.stride(2):
-        return u.new_empty((batch, scans, length, dim), dtype=dtype).mT
-    return u.new_empty((batch, scans, dim, length), dtype=dtype)
-
-
-def _merged(parts: Tensor, u: Tensor) -> Tensor:
-    """Returns the sum over scans, added in float32, in the dtype and layout of u."""
-    total = torch.empty_like(u, dtype=torch.float32)
-    return torch.sum(parts, 1, out=total).to(u.dtype)
+def _per_group(scan: Scan, like: Tensor) -> Tensor:
+    """Returns a new float32 array (batch, group, dim, length), channels side by side in memory."""
+    batch, dim, length = like.shape
+    parts: Tensor = like.new_empty((batch, scan.given.sizes.groups, length, dim), dtype=torch.float32).mT
+    return parts
 
 
 def _on(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
+from scanseg.kernels import op, ordered
 from scanseg.kernels.arguments import Arguments
 from scanseg.kernels.gpu import launch
 
@@ -24,45 +25,29 @@ interpreter.InterpretedFunction.__call__ = _call
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, softplus, *tensors):
-        given = Arguments(*tensors, softplus)
-        tiles = -(-given.u.shape[2] // 16)
-        states = torch.empty(given.u.shape[0], tiles, given.A.shape[1], given.u.shape[1])
-        y = torch.empty_like(given.u)
+    def forward(ctx, softplus, order, merge, *tensors):
+        given = Arguments(*tensors, softplus, order)
+        if order is None:
+            y, states = op._new_outputs(given.u, given.A, True)
+        else:
+            y, states = ordered._new_outputs(given.u, given.delta, given.A, order, merge, True)
         launch.forward(given, y, states)
-        ctx.save_for_backward(*tensors, states)
+        ctx.save_for_backward(*tensors, order, states)
         ctx.softplus = softplus
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        *tensors, states = ctx.saved_tensors
-        return None, *launch.backward(Arguments(*tensors, ctx.softplus), dy, states)
-
-
-class _OrderedScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, order, merge, softplus, *tensors):
-        given = Arguments(*tensors, softplus)
-        y, states = launch.ordered_forward(given, order, merge=merge, keep_states=True)
-        ctx.save_for_backward(*tensors, order, states)
-        ctx.merge, ctx.softplus = merge, softplus
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
         *tensors, order, states = ctx.saved_tensors
-        given = Arguments(*tensors, ctx.softplus)
-        gradients = launch.ordered_backward(given, order, dy, states, merge=ctx.merge)
-        return None, None, None, *gradients
+        return None, None, None, *launch.backward(Arguments(*tensors, ctx.softplus, order), dy, states)
 
 
 def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    return _Scan.apply(delta_softplus, u, delta, A, B, C, D, z, delta_bias)
+    return _Scan.apply(delta_softplus, None, True, u, delta, A, B, C, D, z, delta_bias)
 
 
 def _ordered_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, *, order, merge):
-    return _OrderedScan.apply(order, merge, delta_softplus, u, delta, A, B, C, D, None, delta_bias)
+    return _Scan.apply(delta_softplus, order, merge, u, delta, A, B, C, D, None, delta_bias)
 
 
 @pytest.fixture(scope="session")

@@ -3,27 +3,7 @@
 import pytest
 import torch
 
-from scanseg.kernels.reference import selective_scan_reference
-
-
-def _definition(u, delta, A, B, C, D, delta_bias, delta_softplus, *, order, merge):
-    """Returns the ordered scans by their definition."""
-    batch, dim, length = u.shape
-    scans = B.shape[1]
-    order = order.long().expand(batch, scans, length)
-
-    def gathered(tensor):
-        index = order[:, :, None].expand(batch, scans, tensor.shape[2], length)
-        return tensor.gather(-1, index)
-
-    us = gathered(u[:, None].expand(batch, scans, dim, length)).reshape(batch, scans * dim, length)
-    deltas = gathered(delta.view(batch, scans, dim, length)).reshape(batch, scans * dim, length)
-    y = selective_scan_reference(
-        us, deltas, A, gathered(B), gathered(C), D, None, delta_bias, delta_softplus
-    ).view(batch, scans, dim, length)
-    index = order[:, :, None].expand_as(y)
-    y = torch.zeros_like(y).scatter(-1, index, y)
-    return y.sum(1) if merge else y
+from scanseg.kernels.reference import ordered_scan_reference
 
 
 def _tensors(cases, scans, *, dim, length, state, layout, skip=True, bias=True, dtype=torch.float32):
@@ -71,14 +51,10 @@ def test_equals_its_definition(cases, poisoned, interpreted_ordered_scan, scans,
     generator = torch.Generator().manual_seed(scans)
     rows = [torch.randperm(shape["length"], generator=generator) for _ in range(2 * scans)]
     # One table for all, or one for each batch element.
-    order = (
-        torch.stack(rows[:scans])
-        if merge
-        else torch.stack(rows).view(2, scans, -1)[: len(tensors["u"])].int()
-    )
+    order = torch.stack(rows[:scans]) if merge else torch.stack(rows).view(2, scans, -1)[: len(tensors["u"])]
     options = {"order": order, "merge": merge}
     values = _run(interpreted_ordered_scan, tensors, None, **options)
-    cases.assert_close(values, _run(_definition, tensors, torch.float64, **options), torch.float32)
+    cases.assert_close(values, _run(ordered_scan_reference, tensors, torch.float64, **options), torch.float32)
 
 
 def test_half_precision_is_summed_in_float32(cases, interpreted_ordered_scan):
@@ -87,7 +63,7 @@ def test_half_precision_is_summed_in_float32(cases, interpreted_ordered_scan):
     values = _run(interpreted_ordered_scan, tensors, None, order=order, merge=True)
     assert values["y"].dtype == values["u"].dtype == torch.bfloat16
     assert values["y"].stride(1) == values["u"].stride(1) == 1
-    truth = _run(_definition, tensors, torch.float64, order=order, merge=True)
+    truth = _run(ordered_scan_reference, tensors, torch.float64, order=order, merge=True)
     assert cases.difference(values["y"], truth["y"]) <= cases.tolerance[torch.bfloat16]
     assert cases.difference(values["u"], truth["u"]) <= cases.tolerance[torch.bfloat16]
 
