@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from scanseg.kernels.arguments import Arguments
+from scanseg.kernels.gpu import launch
+from scanseg.kernels.op import backward_operator
+from scanseg.kernels.ordered import ordered_backward_operator
 from scanseg.kernels.reference import ordered_scan_reference
 
 
@@ -73,3 +77,27 @@ def test_own_order_is_the_plain_scan(cases, interpreted_scan, interpreted_ordere
     tensors = {name: tensor for name, tensor in scan.tensors.items() if name != "z"}
     y = interpreted_ordered_scan(**tensors, delta_softplus=True, order=torch.arange(33)[None], merge=True)
     assert torch.equal(y, interpreted_scan(**scan.tensors, delta_softplus=True))
+
+
+@pytest.mark.parametrize("layout", ["first", "last", "sliced"])
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_gradients_lie_in_memory_as_the_operators_promise(cases, layout, is_ordered):
+    scan = cases.random_scan(
+        dim=4, length=3, state=2, groups=2, gate=False, layout=layout, dtype=torch.bfloat16
+    )
+    tensors = dict(scan.tensors)
+    order, dy = None, scan.dy
+    if is_ordered:
+        tensors["u"], dy = tensors["u"][:, :2], scan.dy[:, :2]
+        order = torch.arange(3).expand(2, 3)
+        tensors.pop("z")
+    operator = ordered_backward_operator if is_ordered else backward_operator
+    states = torch.zeros(2, 1, 2, 4)
+    arguments = [dy, states, *tensors.values(), True, *([order] if is_ordered else [])]
+    promised = operator(*(t.to("meta") if torch.is_tensor(t) else t for t in arguments))
+    given = Arguments(**{**tensors, "z": None}, delta_softplus=True, order=order)
+    found = [g for g in launch.backward(given, dy, states) if g is not None]
+    promised = [g for g in promised if g.numel()]
+    assert [(g.shape, g.dtype) for g in found] == [(g.shape, g.dtype) for g in promised]
+    if layout != "sliced":  # on its way to the meta device a slice becomes dense
+        assert [g.stride() for g in found] == [g.stride() for g in promised]
