@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint docs faults clean
+.PHONY: help demo test test-gpu lint docs faults clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"
+	@echo "make test-gpu  the tests that need an NVIDIA GPU; they are skipped, with the reason, where there is none"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
@@ -37,6 +38,9 @@ lint: $(VENV)/.dev
 
 test: lint
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu -rs tests
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

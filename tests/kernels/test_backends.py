@@ -82,11 +82,19 @@ def test_without_numba_the_reference_runs_and_says_so(monkeypatch, caplog):
         selective_scan(u, u, -torch.ones(1, 1), u, u, backend="cpu")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_tensors_run_the_reference_and_say_so(monkeypatch, caplog):
-    monkeypatch.setattr(backends, "_warned", set())
-    u = torch.ones(1, 1, 3, device="cuda")
-    with caplog.at_level(logging.WARNING):
-        assert backends.select(u) == "reference"
-    assert "slow reference loop on cuda" in caplog.text
+@pytest.mark.parametrize(
+    ("hip", "capabilities", "triton", "words"),
+    [
+        ("7.0", [], True, "built for AMD GPUs"),
+        (None, [], True, "no CUDA device"),
+        (None, [(9, 0), (7, 5)], True, "capability 8.0 or newer, found 7.5"),
+        (None, [(9, 0)], False, "triton is not installed"),
+    ],
+)
+def test_why_there_is_no_gpu_kernel(monkeypatch, hip, capabilities, triton, words):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(backends, "is_installed", lambda module: triton)
+    assert words in backends.BACKENDS["cuda"].why_not()

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., object])
 
+# The first with bfloat16.
+_OLDEST_GPU = (8, 0)
+
 
 def _constant(function: F) -> F:
     """Has torch.compile call the function while it traces, and take the result for a constant."""
@@ -85,7 +88,21 @@ def _cpu_detail() -> str:
 
 
 def _cuda_why_not() -> str:
-    return "not part of this version; CUDA tensors run the reference loop"
+    if torch.version.hip is not None:
+        return "the kernels are written for NVIDIA GPUs, and this PyTorch is built for AMD GPUs"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    capability = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+    if capability < _OLDEST_GPU:
+        least, found = (".".join(map(str, pair)) for pair in (_OLDEST_GPU, capability))
+        return f"it needs GPUs of compute capability {least} or newer, found {found}"
+    if not is_installed("triton"):
+        return "the package triton is not installed"
+    try:
+        import triton  # noqa: F401  (a build that does not fit PyTorch or the system fails here)
+    except ImportError as error:
+        return f"triton cannot be imported: {error}"
+    return ""
 
 
 # In order of preference.

@@ -28,7 +28,7 @@ def causal_conv1d(
         weight: (dim, taps), at most 16 taps; any length from 1 on, also shorter than the taps.
         bias: (dim,).
         silu: Whether the result is y * sigmoid(y).
-        backend: `cpu` or `reference`; None takes the fastest that can run.
+        backend: `cuda`, `cpu` or `reference`; None takes the fastest that can run.
 
     Returns:
         (batch, dim, length), dtype and memory layout of x.
@@ -39,8 +39,7 @@ def causal_conv1d(
     Source: Gu and Dao, Mamba (2023), figure 3.
     """
     _check(x, weight, bias)
-    # The kernel is written for processors only.
-    if select(x, backend) != "cpu":
+    if select(x, backend) == "reference":
         return causal_conv1d_reference(x, weight, bias, silu=silu)
     y: Tensor = conv_operator(x, weight, bias, silu)
     return y
@@ -103,6 +102,23 @@ def conv_backward_operator(
     from scanseg.kernels.cpu import run_conv
 
     return run_conv.backward(dy, x, weight, bias, silu)
+
+
+@conv_operator.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    from scanseg.kernels.gpu import causal_conv
+
+    return causal_conv.forward(x, weight, bias, silu=silu)
+
+
+@conv_backward_operator.register_kernel("cuda")
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from scanseg.kernels.gpu import causal_conv
+
+    dx, dweight, dbias = causal_conv.backward(dy, x, weight, bias, silu=silu)
+    return dx, dweight, x.new_empty(0) if dbias is None else dbias
 
 
 @conv_operator.register_fake

@@ -46,8 +46,8 @@ def selective_scan(
         z: Gate, same shape as u.
         delta_bias: Added to delta before the softplus, (dim,).
         delta_softplus: Whether the softplus is applied.
-        backend: `cpu` or `reference`; None takes the fastest that can run (`scanseg.kernels.backends`). Only
-            the reference has second derivatives.
+        backend: `cuda`, `cpu` or `reference`; None takes the fastest that can run
+            (`scanseg.kernels.backends`). Only the reference has second derivatives.
 
     Raises:
         UsageError: A wrong shape, dtype or device, an empty tensor, or a backend that cannot run.
@@ -93,6 +93,16 @@ def scan_operator(
     return y, states
 
 
+@scan_operator.register_kernel("cuda")
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from scanseg.kernels.gpu import launch
+
+    given, keep_states = Arguments(*arguments[:-1]), arguments[-1]
+    y, states = _new_outputs(given.u, given.A, keep_states)
+    launch.forward(given, y, states)
+    return y, states
+
+
 @torch.library.custom_op("scanseg::selective_scan_backward", mutates_args=(), device_types="cpu")
 def backward_operator(
     dy: Tensor,
@@ -116,6 +126,15 @@ def backward_operator(
     )
     dD, dz, dbias = optional
     return du, ddelta, dA, dB, dC, dD, dz, dbias
+
+
+@backward_operator.register_kernel("cuda")
+def _(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    from scanseg.kernels.gpu import launch
+
+    given = Arguments(*arguments)
+    gradients = launch.backward(given, dy, states)
+    return tuple(given.u.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @scan_operator.register_fake

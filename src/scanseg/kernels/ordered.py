@@ -43,7 +43,7 @@ def ordered_scan(
         order: int64 (K, length), or (batch, K, length) for orders of each image; every row is a permutation
             of 0 .. length-1. No gradient.
         merge: Sum over the scans, in float32; otherwise they are returned side by side.
-        backend: `cpu` or `reference`; None takes the fastest that can run.
+        backend: `cuda`, `cpu` or `reference`; None takes the fastest that can run.
 
     Returns:
         (batch, dim, length), or (batch, K, dim, length) without merging; dtype of u.
@@ -117,6 +117,28 @@ def ordered_backward_operator(
     given = Arguments(u, delta, A, B, C, D, None, delta_bias, delta_softplus, order)
     du, ddelta, dA, dB, dC, dD, _, dbias = (
         u.new_empty(0) if gradient is None else gradient for gradient in run.backward(given, dy, states)
+    )
+    return du, ddelta, dA, dB, dC, dD, dbias
+
+
+@ordered_operator.register_kernel("cuda")
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from scanseg.kernels.gpu import launch
+
+    u, delta, A, B, C, D, delta_bias, delta_softplus, order, merge, keep_states = arguments
+    y, states = _new_outputs(u, delta, A, order, merge, keep_states)
+    launch.forward(Arguments(u, delta, A, B, C, D, None, delta_bias, delta_softplus, order), y, states)
+    return y, states
+
+
+@ordered_backward_operator.register_kernel("cuda")
+def _(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    from scanseg.kernels.gpu import launch
+
+    u, delta, A, B, C, D, delta_bias, delta_softplus, order = arguments
+    given = Arguments(u, delta, A, B, C, D, None, delta_bias, delta_softplus, order)
+    du, ddelta, dA, dB, dC, dD, _, dbias = (
+        u.new_empty(0) if gradient is None else gradient for gradient in launch.backward(given, dy, states)
     )
     return du, ddelta, dA, dB, dC, dD, dbias
 
