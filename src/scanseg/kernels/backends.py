@@ -102,7 +102,10 @@ def _cuda_why_not() -> str:
         import triton  # noqa: F401  (a build that does not fit PyTorch or the system fails here)
     except ImportError as error:
         return f"triton cannot be imported: {error}"
-    return ""
+    from scanseg.kernels.gpu import selfcheck
+
+    faults = (selfcheck.fault(torch.device("cuda", i)) for i in range(torch.cuda.device_count()))
+    return next(filter(None, faults), "")
 
 
 # In order of preference.
