@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,9 @@ def _difference(device: torch.device, *, ordered: bool) -> Tensor:
     present = [t for t in law if t is not None]
     expected = [truth.detach(), *torch.autograd.grad(truth, present, dy.double())]
 
-    there = {name: t.to(device) for name, t in given._asdict().items() if isinstance(t, Tensor)}
+    there: dict[str, Any] = {
+        name: t.to(device) for name, t in given._asdict().items() if isinstance(t, Tensor)
+    }
     moved = given._replace(**there)
     batch, dim, length = moved.delta.shape
     y = torch.empty_like(moved.u)
