@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint docs faults clean
+.PHONY: help demo test lint docs faults bench clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
+	@echo "make bench   time the scan and the networks against others (about 45 minutes); results in benchmarks/results"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scanseg needs Python 3.11 or newer; use make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -43,6 +44,12 @@ docs: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	SCANSEG_FAULTS=full $(BIN)/python -m pytest -m faults --timeout 3600
+
+bench: $(VENV)/.dev
+	$(BIN)/scanseg bench scan --shapes all --minutes 20 -o benchmarks/results
+	$(BIN)/scanseg bench orders --shapes all --minutes 6 -o benchmarks/results
+	$(BIN)/scanseg bench growth --minutes 2 -o benchmarks/results
+	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same-stages --minutes 4 -o benchmarks/results
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
