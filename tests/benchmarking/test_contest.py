@@ -35,7 +35,12 @@ def contest() -> tuple[CaseResult, list[Progress]]:
 @pytest.fixture(scope="module")
 def document(contest) -> Document:
     return Document(
-        kind="scan", command="scanseg bench", started="now", seed=0, machine=machine_facts(), cases=[contest[0]]
+        kind="scan",
+        command="scanseg bench",
+        started="now",
+        seed=0,
+        machine=machine_facts(),
+        cases=[contest[0]],
     )
 
 

@@ -1,5 +1,7 @@
 """Time over length."""
 
+from itertools import pairwise
+
 import pytest
 
 from scanseg.benchmarking.peers import no_kernel
@@ -15,7 +17,7 @@ def test_a_small_range() -> None:
     assert document.complete
     assert [result.length for result in results] == [32, 64, 128, 256, 512]
     assert results[0].ratios == {}
-    for before, result in zip(results, results[1:], strict=False):
+    for before, result in pairwise(results):
         expected = result.timings["forward"].median_ms / before.timings["forward"].median_ms
         assert result.ratios["forward"] == pytest.approx(expected, abs=1e-3)
 

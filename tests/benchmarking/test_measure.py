@@ -5,7 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from scanseg.benchmarking.measure import FEWEST_ROUNDS, MOST_ROUNDS, Clocks, Runner, Sample, interleave, summarize
+from scanseg.benchmarking.measure import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    Clocks,
+    Runner,
+    Sample,
+    interleave,
+    summarize,
+)
 
 
 class Machine:

@@ -37,7 +37,7 @@ def broken(**tensors):
 @pytest.mark.parametrize(
     ("function", "fault"),
     [
-        (slightly_wrong, "output"),
+        (slightly_wrong, "off by 1.0e-03"),
         (wrong_gradient, "gradient of B"),
         (not_finite, "not finite"),
         (wrong_shape, "fails"),

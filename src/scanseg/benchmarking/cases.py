@@ -32,7 +32,8 @@ class Inputs:
 
         Args:
             dtype: `float32`, `bfloat16` or `float64`; parameters are float32 unless it is `float64`.
-            layout: `first`: (batch, channel, length) in memory; `last`: (batch, length, channel). Shapes stay.
+            layout: `first`: (batch, channel, length) in memory; `last`: (batch, length, channel). Shapes
+                stay.
         """
 
         def prepare(name: str, tensor: Tensor) -> Tensor:
@@ -233,8 +234,12 @@ ORDERS: Registry[OrderedCase] = Registry("shape")
 for _ordered in (
     OrderedCase("cross_32x32", "cross scan of 32x32", 2, 384, 32, 32, 16, "cross"),
     OrderedCase("cross_64x64", "cross scan of 64x64", 1, 192, 64, 64, 16, "cross"),
-    OrderedCase("sorted_32x32", "four sorted scans of 32x32, an order an image", 2, 384, 32, 32, 16, "sorted"),
-    OrderedCase("sorted_64x64", "four sorted scans of 64x64, an order an image", 1, 192, 64, 64, 16, "sorted"),
+    OrderedCase(
+        "sorted_32x32", "four sorted scans of 32x32, an order an image", 2, 384, 32, 32, 16, "sorted"
+    ),
+    OrderedCase(
+        "sorted_64x64", "four sorted scans of 64x64, an order an image", 1, 192, 64, 64, 16, "sorted"
+    ),
 ):
     ORDERS.register(_ordered.name)(_ordered)
 

@@ -100,8 +100,8 @@ def run_contest(
 ) -> None:
     """Times contenders on cases, each case in one run with its contenders in turns.
 
-    A contender is timed only if its outputs and gradients agree with the float64 reference, on a shortened case
-    where that would take too long, and with the baseline at the timed length. One that would exceed the limits
+    A contender is timed only if its outputs and gradients agree with the float64 reference, on a shorter case
+    where that takes too long, and with the baseline at the timed length. One that would exceed the limits
     is timed on fewer steps, where the baseline is timed too.
 
     Args:
@@ -237,7 +237,9 @@ def _time_group(
         if first is not None and entry is not first and not result.skipped:
             if contender.dtype not in expected:
                 rounded = inputs.prepared(contender.dtype).prepared("float32")
-                expected[contender.dtype] = evaluate(first.contender.function, rounded, backward=case.backward)
+                expected[contender.dtype] = evaluate(
+                    first.contender.function, rounded, backward=case.backward
+                )
             tolerance = TOLERANCE[contender.dtype]
             truth = expected[contender.dtype]
             result.agreement = compare(values, truth, tolerance=tolerance, length=case.length)
@@ -282,4 +284,3 @@ def _result(entry: Entry, case: Case, settings: Settings) -> Result:
         parity=entry.parity,
         peak_extra_bytes=entry.peaks.get(case.length),
     )
-

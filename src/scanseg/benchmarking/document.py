@@ -34,7 +34,8 @@ class Result(_Part):
         agreement: At the timed length, distance from the kernel; None where that is the contender itself.
         timings: By pass: `forward`, `forward and backward`, `training step`.
         peak_extra_bytes: Memory of one call on top of its inputs; None where unknown.
-        ratios: By pass and `memory`: this divided by the baseline at the same length.
+        ratios: This divided by the baseline at the same length: `PASS` by the clock, `PASS, processor` by the
+            processor, and `memory`.
         facts: Further numbers, for example parameters.
     """
 
@@ -57,7 +58,10 @@ def add_ratios(results: Iterable[Result], baseline: Result) -> None:
     for result in results:
         for label, timing in result.timings.items():
             if label in baseline.timings:
-                result.ratios[label] = round(timing.median_ms / baseline.timings[label].median_ms, 4)
+                other = baseline.timings[label]
+                result.ratios[label] = round(timing.median_ms / other.median_ms, 4)
+                if other.cpu_ms > 0:
+                    result.ratios[f"{label}, processor"] = round(timing.cpu_ms / other.cpu_ms, 4)
         if result.peak_extra_bytes is not None and baseline.peak_extra_bytes:
             result.ratios["memory"] = round(result.peak_extra_bytes / baseline.peak_extra_bytes, 4)
 

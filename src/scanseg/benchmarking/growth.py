@@ -70,8 +70,8 @@ def _timed(case: ScanCase, lengths: list[int], blank: Result, settings: Settings
             runners[f"{length}|{label}"] = Runner(call, settings.threads)
     results = {length: blank.model_copy(deep=True, update={"length": length}) for length in lengths}
     for key, timing in interleave(runners, budget_s=settings.case_s, seed=settings.seed).items():
-        length, _, label = key.partition("|")
-        results[int(length)].timings[label] = timing
+        steps, _, label = key.partition("|")
+        results[int(steps)].timings[label] = timing
     for length, result in results.items():
         half = results.get(length // 2)
         if half is not None:

@@ -70,8 +70,8 @@ def interleave(
     """Returns the times of every runner.
 
     In each round every runner has one turn, in an order that is shuffled anew; a turn repeats short calls for
-    `turn_s` seconds, after one that is not counted. There are at least 3 rounds and at most 25; after the third
-    they end when the budget is spent. Garbage is collected between turns and not within.
+    `turn_s` seconds, after one that is not counted. There are 3 rounds at least, 25 at most; after the third
+    they end when the budget is spent. Garbage is collected between turns, never within one.
 
     Args:
         runners: By name; each has been called before, so nothing is compiled here.
@@ -118,7 +118,8 @@ def _turn(runner: Runner, before: Sequence[Sample], turn_s: float, clocks: Clock
     with using_threads(runner.threads):
         if not before or before[-1].wall_s < turn_s:
             runner.call()
-        started, samples = clocks.wall(), []
+        started = clocks.wall()
+        samples: list[Sample] = []
         while len(samples) < _MOST_CALLS:
             wall, cpu = clocks.wall(), clocks.cpu()
             runner.call()
@@ -142,9 +143,13 @@ def using_threads(threads: int) -> Iterator[None]:
 @contextmanager
 def _collecting_between_turns() -> Iterator[None]:
     enabled = gc.isenabled()
+    gc.collect()
+    # What is there now is left alone by later collections, so that they take no time.
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()

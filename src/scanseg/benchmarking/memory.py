@@ -34,7 +34,7 @@ def peak_extra_bytes(call: Callable[[], object]) -> int | None:
 
 
 def available_bytes() -> int | None:
-    """Returns how much memory programs can still take without swapping; None where the system does not tell."""
+    """Returns how much memory is left without swapping; None where the system does not tell."""
     if _MACHINE.is_file():
         return _field_bytes(_MACHINE.read_text(), "MemAvailable")
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:

@@ -62,9 +62,9 @@ def run_networks(
     finished: Callable[[CaseResult], None],
     report: Report,
 ) -> None:
-    """Times networks in turns: one training step (with deep supervision where there is any), one forward pass.
+    """Times networks in turns: a training step (with deep supervision where there is any), a forward pass.
 
-    A training step is `scanseg.training.step.train_step` with Dice and cross-entropy and SGD on random data; a
+    A training step is `scanseg.training.step.train_step` with Dice, cross-entropy and SGD on random data; a
     forward pass is that of a prediction, without gradients and with one output.
 
     Args:
@@ -211,4 +211,3 @@ def _memory(
     if "failed" in answers[-1]:
         return None, f"fails in a process of its own: {answers[-1]['failed']}"
     return answers[0]["peak_bytes"], ""
-

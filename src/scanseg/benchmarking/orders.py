@@ -83,7 +83,11 @@ def gathered_rows(
 
 
 def _scan(u: Tensor) -> Function:
-    return selective_scan_reference if u.dtype == torch.float64 else partial(kernels.selective_scan, backend="cpu")
+    return (
+        selective_scan_reference
+        if u.dtype == torch.float64
+        else partial(kernels.selective_scan, backend="cpu")
+    )
 
 
 def _no_fused() -> str:
@@ -95,7 +99,9 @@ def _no_fused() -> str:
 ORDER_CONTENDERS: Registry[Contender] = Registry("contender")
 for _contender in (
     Contender("fused", "our fused kernel", fused, why_not=_no_fused),
-    Contender("fused_channel_last", "our fused kernel, channels side by side", fused, "last", why_not=_no_fused),
+    Contender(
+        "fused_channel_last", "our fused kernel, channels side by side", fused, "last", why_not=_no_fused
+    ),
     Contender("fused_all_cores", "our fused kernel, all cores", fused, all_cores=True, why_not=_no_fused),
     Contender("unfused", "gather, our kernel, scatter, add", gathered, why_not=no_kernel),
     Contender(

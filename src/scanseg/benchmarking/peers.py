@@ -92,7 +92,7 @@ def naive(
     delta_bias: Tensor,
     z: Tensor | None = None,
 ) -> Tensor:
-    """Returns the scan by the loop as it is usually written: everything for all steps first, then step by step.
+    """Returns the scan by the loop as usually written: everything for all steps first, then step by step.
 
     Decays and inputs of all steps are (batch, dim, length, state) tensors, and each step indexes them.
     """
@@ -266,7 +266,9 @@ for _contender in (
     Contender("cpu", "our kernel", kernel, why_not=no_kernel),
     Contender("cpu_channel_last", "our kernel, channels side by side", kernel, "last", why_not=no_kernel),
     Contender("cpu_bf16", "our kernel, bfloat16 in and out", kernel, dtype="bfloat16", why_not=no_kernel),
-    Contender("cpu_all_cores", "our kernel, all cores", kernel, all_cores=True, why_not=_no_kernel_or_one_core),
+    Contender(
+        "cpu_all_cores", "our kernel, all cores", kernel, all_cores=True, why_not=_no_kernel_or_one_core
+    ),
     Contender("reference", "our reference loop (unbind)", law, search=True),
     Contender("naive", "the loop as usually written (indexing)", naive, search=True),
     Contender("mambapy", "mambapy's parallel scan", mambapy, "last", search=True, why_not=_no_mambapy),

@@ -14,8 +14,8 @@ _INK, _GRID = "#1F2933", "#D9DEE3"
 def draw(document: Document, path: Path) -> None:
     """Writes the plot of a document.
 
-    Scans and orders: time per step of each contender and case, with quartiles, so that shortened cases compare;
-    growth: time over length; networks: forward pass and training step.
+    Scans and orders: time per step of each contender and case, with quartiles (per step, so that
+    shortened ones compare); growth: time over length; networks: forward pass and training step.
     """
     from scanseg.reporting.drawing import new_figure, save
 
@@ -43,7 +43,11 @@ def _groups(axes: Any, document: Document, label: str) -> None:
     names = list(dict.fromkeys(r.contender for c in document.cases for r in c.results if label in r.timings))
     width = 0.84 / max(1, len(names))
     for number, name in enumerate(names):
-        points = [(place, found) for place, case in enumerate(document.cases) if (found := _longest(case, name, label))]
+        points = [
+            (place, found)
+            for place, case in enumerate(document.cases)
+            if (found := _longest(case, name, label))
+        ]
         x = [place + (number - (len(names) - 1) / 2) * width for place, _ in points]
         _bars(axes, x, [result for _, result in points], label, width, name, number)
     axes.set_yscale("log")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from scanseg.benchmarking.document import CaseResult, Document, Result
 
 FORWARD, BOTH, STEP = "forward", "forward and backward", "training step"
+_COMPARED = (FORWARD, f"{FORWARD}, processor", BOTH, f"{BOTH}, processor", "memory")
 _TITLES = {
     "scan": "The selective scan against other formulations",
     "orders": "Four scans in their own orders, fused and not",
@@ -30,7 +31,7 @@ def ratio_table(document: Document) -> Table:
     """
     rows = []
     for name in dict.fromkeys(result.contender for case in document.cases for result in case.results):
-        for label in (FORWARD, BOTH, "memory"):
+        for label in _COMPARED:
             ratios = [r for case in document.cases for r in _ratios(case, name, label)]
             if ratios and any(case.baseline != name for case in document.cases):
                 mean = math.exp(sum(math.log(max(ratio, 1e-9)) for ratio in ratios) / len(ratios))

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from scanseg.benchmarking.document import Document
     from scanseg.cli.console import Output
 
-bench = typer.Typer(help="Time the scan and the networks on this machine, against others.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Time the scan and the networks on this machine, against others.", no_args_is_help=True
+)
 
 Shapes = Annotated[str, typer.Option("--shapes", help="Names joined by commas, or quick, or all.")]
 Peers = Annotated[
@@ -45,7 +47,7 @@ def scan(
 ) -> None:
     """Time the selective scan: our kernel, the naive loop, mambapy, transformers, torch's associative_scan.
 
-    A time is printed only if outputs and gradients agree with the float64 reference. Slow contenders are timed
+    A time is printed only if outputs and gradients agree with the float64 reference. Slow ones are timed
     on fewer steps, and our kernel on as many.
     """
     _contest("scan", shapes, peers, threads, minutes, seed, output, json, quiet, verbose)

@@ -44,7 +44,7 @@ def bench_scan(
         shapes: Names of shapes; `all` and `quick` stand for several.
         peers: Names of contenders; None takes all. The baseline always runs.
         threads: Of all contenders but those that take all cores.
-        minutes: About how long timing may take; one minute a shape by default. Looking for errors and for what
+        minutes: About how long timing may take; a minute a shape by default. Looking for errors and for what
             a contender can do comes on top.
         seed: Of inputs and of the order of turns.
         output: Folder for KIND.json, KIND.md and KIND.png, written anew after each shape.
