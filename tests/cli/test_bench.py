@@ -39,13 +39,15 @@ def test_bad_names_list_near_ones(arguments: tuple[str, ...], code: str, near: s
     assert near in error["hint"]
 
 
-def test_scan_as_json_and_files(tmp_path: Path) -> None:
-    arguments = ("--shapes", "block", "--peers", "reference", "--minutes", "0.02", "--json", "-o", tmp_path)
-    answer = scanseg("bench", "scan", *arguments)
+def test_a_result_as_json_and_as_files(tmp_path: Path) -> None:
+    arguments = ("--smallest", "5", "--largest", "7", "--minutes", "0.01", "--json", "-o", tmp_path)
+    answer = scanseg("bench", "growth", *arguments)
     assert answer.returncode == 0, answer.stderr
     document = json.loads(answer.stdout)
-    assert document == json.loads((tmp_path / "scan.json").read_text())
+    assert document == json.loads((tmp_path / "growth.json").read_text())
     assert document["complete"]
-    assert {r["contender"] for r in document["cases"][0]["results"]} >= {"cpu", "reference"}
+    assert [result["length"] for result in document["cases"][0]["results"]] == [32, 64, 128]
+    assert (tmp_path / "growth.md").is_file()
+    assert (tmp_path / "growth.png").is_file()
     events = [json.loads(line) for line in answer.stderr.splitlines() if line.startswith("{")]
     assert events[-1]["done"] == events[-1]["total"]

@@ -117,11 +117,13 @@ def run_contest(
     for case in cases:
         entries += judge(suite, case, contenders, settings)
         advance(f"{case.name}: compared with the reference", len(contenders))
-    for contender in contenders:
+    # The baseline comes last, because the others find the lengths that it is needed at.
+    for contender in sorted(contenders, key=lambda one: one.name == suite.baseline):
         own = [entry for entry in entries if entry.contender is contender and not entry.skipped]
+        if contender.name == suite.baseline:
+            own += _at_other_lengths(own, entries)
         _probe(suite, own, settings)
         advance(f"{contender.name}: memory", len(cases))
-    _probe_baseline_at_other_lengths(suite, entries, settings)
     for case in cases:
         own = [entry for entry in entries if entry.case is case]
         finished(_time_case(suite, case, own, settings))
@@ -184,17 +186,16 @@ def _probe(suite: Suite, entries: Sequence[Entry], settings: Settings) -> None:
         waiting = waiting[max(1, answered) :]
 
 
-def _probe_baseline_at_other_lengths(suite: Suite, entries: Sequence[Entry], settings: Settings) -> None:
-    firsts = [e for e in entries if e.contender.name == suite.baseline and not e.skipped]
-    owners, shorter = [], []
+def _at_other_lengths(firsts: Sequence[Entry], entries: Sequence[Entry]) -> list[Entry]:
+    """Returns entries of the baseline at the lengths of the others; each shares `peaks` with its first."""
+    shorter = []
     for first in firsts:
         lengths = {e.length for e in entries if e.case is first.case and not e.skipped} - {first.length}
-        for length in sorted(lengths):
-            owners.append(first)
-            shorter.append(Entry(first.case.shortened(length), first.contender))
-    _probe(suite, shorter, settings)
-    for first, entry in zip(owners, shorter, strict=True):
-        first.peaks |= entry.peaks
+        shorter += [
+            Entry(first.case.shortened(length), first.contender, peaks=first.peaks)
+            for length in sorted(lengths)
+        ]
+    return shorter
 
 
 def _fields(case: Case) -> dict[str, Any]:

@@ -53,15 +53,22 @@ class Result(_Part):
     facts: dict[str, int] = Field(default_factory=dict)
 
 
+def time_ratios(result: Result, other: Result) -> dict[str, float]:
+    """Returns the times of a result divided by those of another, see `Result.ratios`."""
+    ratios = {}
+    for label, timing in result.timings.items():
+        if label in other.timings:
+            divisor = other.timings[label]
+            ratios[label] = round(timing.median_ms / divisor.median_ms, 4)
+            if divisor.cpu_ms > 0:
+                ratios[f"{label}, processor"] = round(timing.cpu_ms / divisor.cpu_ms, 4)
+    return ratios
+
+
 def add_ratios(results: Iterable[Result], baseline: Result) -> None:
     """Fills in `ratios` of results at the same length: this divided by the baseline."""
     for result in results:
-        for label, timing in result.timings.items():
-            if label in baseline.timings:
-                other = baseline.timings[label]
-                result.ratios[label] = round(timing.median_ms / other.median_ms, 4)
-                if other.cpu_ms > 0:
-                    result.ratios[f"{label}, processor"] = round(timing.cpu_ms / other.cpu_ms, 4)
+        result.ratios |= time_ratios(result, baseline)
         if result.peak_extra_bytes is not None and baseline.peak_extra_bytes:
             result.ratios["memory"] = round(result.peak_extra_bytes / baseline.peak_extra_bytes, 4)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scanseg.benchmarking.cases import ScanCase, sizes
 from scanseg.benchmarking.contest import Settings, judge, passes
-from scanseg.benchmarking.document import CaseResult, Result
+from scanseg.benchmarking.document import CaseResult, Result, time_ratios
 from scanseg.benchmarking.measure import Runner, interleave, using_threads
 from scanseg.benchmarking.suites import SUITES
 from scanseg.progress import Progress, Report
@@ -75,8 +75,5 @@ def _timed(case: ScanCase, lengths: list[int], blank: Result, settings: Settings
     for length, result in results.items():
         half = results.get(length // 2)
         if half is not None:
-            result.ratios = {
-                label: round(timing.median_ms / half.timings[label].median_ms, 4)
-                for label, timing in result.timings.items()
-            }
+            result.ratios = time_ratios(result, half)
     return list(results.values())

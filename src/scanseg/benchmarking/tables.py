@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from scanseg.benchmarking.document import CaseResult, Document, Result
 
 FORWARD, BOTH, STEP = "forward", "forward and backward", "training step"
+# By the clock, and in processor time, which other programs disturb less.
+_X = ("x", "x cpu")
 _COMPARED = (FORWARD, f"{FORWARD}, processor", BOTH, f"{BOTH}, processor", "memory")
 _TITLES = {
     "scan": "The selective scan against other formulations",
@@ -67,8 +69,8 @@ def _when(document: Document) -> str:
     busy = f" Load average {before} at the start, {after} at the end." if before is not None else ""
     state = "" if document.complete else " **Not complete.**"
     return (
-        f"{document.started}, {document.seconds:.0f} s.{busy}{state} Times are medians in milliseconds with "
-        f"quartiles in brackets.\n"
+        f"{document.started}, {document.seconds:.0f} s.{busy}{state} Times are medians in milliseconds by "
+        f"the clock, quartiles in brackets; x is the ratio of the medians, x cpu that of processor time.\n"
     )
 
 
@@ -83,13 +85,12 @@ def _skipped(case: CaseResult) -> list[str]:
 
 
 def _scan_table(case: CaseResult) -> Table:
-    columns = ["contender", "steps", "threads", "forward", "x", "forward and backward", "x"]
-    columns += ["memory MiB", "x", "worst error"]
+    columns = ["contender", "steps", "threads", FORWARD, *_X, BOTH, *_X, "memory MiB", "x", "worst error"]
     rows = []
     for result in case.results:
         if result.skipped:
             continue
-        timed = [part for label in (FORWARD, BOTH) for part in (_time(result, label), _ratio(result, label))]
+        timed = [part for label in (FORWARD, BOTH) for part in _timed(result, label)]
         peak = result.peak_extra_bytes
         memory = "" if peak is None else f"{peak / 2**20:,.1f}"
         worst = result.parity.worst if result.parity else None
@@ -102,21 +103,17 @@ def _scan_table(case: CaseResult) -> Table:
 
 
 def _growth_table(case: CaseResult) -> Table:
-    rows = [
-        [f"{r.length:,}", _time(r, FORWARD), _ratio(r, FORWARD), _time(r, BOTH), _ratio(r, BOTH)]
-        for r in case.results
-        if not r.skipped
-    ]
-    return ["steps", "forward", "x half", "forward and backward", "x half"], rows
+    rows = [[f"{r.length:,}", *_timed(r, FORWARD), *_timed(r, BOTH)] for r in case.results if not r.skipped]
+    return ["steps", FORWARD, *_X, BOTH, *_X], rows
 
 
 def _network_table(case: CaseResult) -> Table:
-    columns = ["network", "parameters", "GMAC", "forward", "x", "training step", "x", "memory MiB", "x"]
+    columns = ["network", "parameters", "GMAC", FORWARD, *_X, STEP, *_X, "memory MiB", "x"]
     rows = []
     for result in case.results:
         if result.skipped:
             continue
-        timed = [part for label in (FORWARD, STEP) for part in (_time(result, label), _ratio(result, label))]
+        timed = [part for label in (FORWARD, STEP) for part in _timed(result, label)]
         peak = result.peak_extra_bytes
         memory = "" if peak is None else f"{peak / 2**20:,.0f}"
         figures = [f"{result.facts['parameters']:,}", f"{result.facts['macs'] / 1e9:,.1f}"]
@@ -130,6 +127,11 @@ _TABLES: dict[str, Callable[[CaseResult], Table]] = {
     "growth": _growth_table,
     "network": _network_table,
 }
+
+
+def _timed(result: Result, label: str) -> tuple[str, str, str]:
+    """Returns median with quartiles, and the ratios by the clock and by processor time."""
+    return _time(result, label), _ratio(result, label), _ratio(result, f"{label}, processor")
 
 
 def _time(result: Result, label: str) -> str:
