@@ -44,8 +44,11 @@ def test_the_same_stages_are_given_to_the_other(document) -> None:
     facts = describe_network(
         "umamba_bot", spatial_dims=2, in_channels=1, out_channels=2, patch_size=PATCH, base_features=4
     )
-    own = [row["blocks"] for row in facts["stages"] if row["name"].startswith("encoder")]
-    assert options["nnunet_resenc"] == {"base_features": 4, "n_blocks_encoder": own}
+    own = {
+        f"n_blocks_{half}": [row["blocks"] for row in facts["stages"] if row["name"].startswith(half)]
+        for half in ("encoder", "decoder")
+    }
+    assert options["nnunet_resenc"] == {"base_features": 4, **own}
     assert options["umamba_bot"] == {"base_features": 4}
 
 

@@ -37,7 +37,7 @@ class NetworkCase:
         in_channels: Of the image.
         out_channels: Classes, background included.
         base_features: Channels of the first stage; None leaves each network its own.
-        same_stages: Whether networks with residual blocks get as many per encoder stage as the first one has.
+        same_stages: Whether the others get as many blocks per stage as the first network has, where they can.
     """
 
     patch_size: tuple[int, ...]
@@ -180,9 +180,11 @@ def _set_deep_supervision(network: nn.Module, *, on: bool) -> None:
 
 def _options(name: str, first: str, case: NetworkCase) -> dict[str, Any]:
     options: dict[str, Any] = {} if case.base_features is None else {"base_features": case.base_features}
-    if case.same_stages and name != first and "n_blocks_encoder" in NETWORKS[name].options:
+    if case.same_stages and name != first:
         rows = describe_network(first, **case.arguments(), **options)["stages"]
-        options["n_blocks_encoder"] = [row["blocks"] for row in rows if row["name"].startswith("encoder")]
+        for half in ("encoder", "decoder"):
+            if f"n_blocks_{half}" in NETWORKS[name].options:
+                options[f"n_blocks_{half}"] = [row["blocks"] for row in rows if row["name"].startswith(half)]
     return options
 
 

@@ -126,7 +126,7 @@ def network(
         typer.Option("--features", min=1, help="Channels of the first stage.", show_default="the network's"),
     ] = None,
     same_stages: Annotated[
-        bool, typer.Option("--same-stages", help="Give each the encoder blocks of the first network.")
+        bool, typer.Option("--same-stages", help="Give each the blocks per stage of the first.")
     ] = False,
     against: Annotated[
         str | None,

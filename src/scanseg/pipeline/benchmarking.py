@@ -120,7 +120,7 @@ def bench_network(
         patch_size: By default 32x64x64 or 256x256.
         batch_size: Patches at once.
         base_features: Channels of the first stage; each network's own by default.
-        same_stages: Give networks with residual blocks as many per encoder stage as the first has.
+        same_stages: Give the others as many blocks per stage as the first network has, where they can.
         against: The network to divide by; `nnunet_resenc` if it is among them, else the first.
         threads: All usable cores by default.
         minutes: As in `bench_scan`, one by default; so are `seed`, `output` and `report`.
