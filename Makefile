@@ -12,7 +12,7 @@ help:
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
-	@echo "make bench   time the scan and the networks against others (about 45 minutes); results in benchmarks/results"
+	@echo "make bench   time the scan and the networks against others (two hours); results in benchmarks/results"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scanseg needs Python 3.11 or newer; use make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -46,7 +46,7 @@ faults: $(VENV)/.dev
 	SCANSEG_FAULTS=full $(BIN)/python -m pytest -m faults --timeout 3600
 
 bench: $(VENV)/.dev
-	$(BIN)/scanseg bench scan --shapes all --minutes 20 -o benchmarks/results
+	$(BIN)/scanseg bench scan --shapes all --minutes 60 --call 20 -o benchmarks/results
 	$(BIN)/scanseg bench orders --shapes all --minutes 6 -o benchmarks/results
 	$(BIN)/scanseg bench growth --minutes 2 -o benchmarks/results
 	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same-stages --minutes 4 -o benchmarks/results

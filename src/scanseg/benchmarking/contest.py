@@ -42,17 +42,19 @@ class Settings:
         seed: Of inputs and of the order of turns.
         case_s: Seconds that the timing of a case may take.
         limit_bytes: What one call may take on top of its inputs; None sets no limit.
+        call_s: Seconds that one call may take; None is a thirtieth of `case_s`.
     """
 
     threads: int = 1
     seed: int = 0
     case_s: float = 60.0
     limit_bytes: int | None = None
+    call_s: float | None = None
 
     @property
     def limit_s(self) -> float:
         """What one call may take: slower contenders are timed on fewer steps."""
-        return max(0.2, self.case_s / 30)
+        return max(0.2, self.case_s / 30) if self.call_s is None else self.call_s
 
 
 def default_limit_bytes() -> int | None:

@@ -96,7 +96,7 @@ def run_networks(
         name, _, label = key.partition("|")
         results[name].timings[label] = timing
     add_ratios(list(results.values()), results[baseline])
-    facts = asdict(case) | {"options": options}
+    facts = asdict(case) | {"patch_size": list(case.patch_size), "options": options}
     patch = "x".join(map(str, case.patch_size))
     finished(
         CaseResult(

@@ -24,6 +24,12 @@ Minutes = Annotated[
     float | None,
     typer.Option("--minutes", min=0.01, help="About how long to time.", show_default="1 for each shape"),
 ]
+Call = Annotated[
+    float | None,
+    typer.Option(
+        "--call", min=0.01, help="Seconds a call may take.", show_default="1/30 of the time for a shape"
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of inputs and of the order of turns.")]
 Folder = Annotated[
@@ -39,6 +45,7 @@ def scan(
     peers: Peers = None,
     threads: Threads = 1,
     minutes: Minutes = None,
+    call: Call = None,
     seed: Seed = 0,
     output: Folder = None,
     json: options.Json = False,
@@ -50,7 +57,7 @@ def scan(
     A time is printed only if outputs and gradients agree with the float64 reference. Slow ones are timed
     on fewer steps, and our kernel on as many.
     """
-    _contest("scan", shapes, peers, threads, minutes, seed, output, json, quiet, verbose)
+    _contest("scan", shapes, peers, threads, minutes, call, seed, output, json, quiet, verbose)
 
 
 @bench.command()
@@ -61,6 +68,7 @@ def orders(
     peers: Peers = None,
     threads: Threads = 1,
     minutes: Minutes = None,
+    call: Call = None,
     seed: Seed = 0,
     output: Folder = None,
     json: options.Json = False,
@@ -68,7 +76,7 @@ def orders(
     verbose: options.Verbose = False,
 ) -> None:
     """Time four scans in their own orders (cross scan, sorted scans): fused, and gather, scan, scatter."""
-    _contest("orders", shapes, peers, threads, minutes, seed, output, json, quiet, verbose)
+    _contest("orders", shapes, peers, threads, minutes, call, seed, output, json, quiet, verbose)
 
 
 @bench.command()
@@ -170,6 +178,7 @@ def _contest(
     peers: str | None,
     threads: int,
     minutes: float | None,
+    call_s: float | None,
     seed: int,
     output: Path | None,
     json: bool,
@@ -186,6 +195,7 @@ def _contest(
             peers=None if peers is None else _names(peers),
             threads=threads,
             minutes=minutes,
+            call_s=call_s,
             seed=seed,
             output=output,
             suite=suite,

@@ -33,6 +33,7 @@ def bench_scan(
     peers: Sequence[str] | None = None,
     threads: int = 1,
     minutes: float | None = None,
+    call_s: float | None = None,
     seed: int = 0,
     output: Path | None = None,
     suite: str = "scan",
@@ -46,6 +47,8 @@ def bench_scan(
         threads: Of all contenders but those that take all cores.
         minutes: About how long timing may take; a minute a shape by default. Looking for errors and for what
             a contender can do comes on top.
+        call_s: Seconds that one call may take; whoever is slower is timed on fewer steps. By default a
+            thirtieth of the time for a shape.
         seed: Of inputs and of the order of turns.
         output: Folder for KIND.json, KIND.md and KIND.png, written anew after each shape.
         suite: `scan`, or `orders` for several scans in their own orders.
@@ -57,8 +60,9 @@ def bench_scan(
     chosen = SUITES[suite]
     cases, contenders = chosen.choose_cases(shapes), chosen.choose_contenders(peers)
     case_s = 60.0 * (_MINUTES_A_CASE if minutes is None else minutes / len(cases))
-    settings = Settings(threads, seed, case_s, default_limit_bytes())
+    settings = Settings(threads, seed, case_s, default_limit_bytes(), call_s)
     words = [suite, "--shapes", ",".join(shapes), *_option("--peers", peers and ",".join(peers))]
+    words += _option("--call", call_s)
     document, finished = _begin(suite, words, minutes, settings, output)
     document.rules |= {"tolerance": dict(TOLERANCE), "a call may take (s)": round(settings.limit_s, 2)}
     run_contest(chosen, cases, contenders, settings, finished=finished, report=report)
