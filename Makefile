@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-gpu lint docs faults clean
+.PHONY: help demo test test-gpu lint docs faults bench clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
+	@echo "make bench   time the scan and the networks against others (two hours); results in benchmarks/results"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scanseg needs Python 3.11 or newer; use make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -47,6 +48,12 @@ docs: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	SCANSEG_FAULTS=full $(BIN)/python -m pytest -m faults --timeout 3600
+
+bench: $(VENV)/.dev
+	$(BIN)/scanseg bench scan --shapes all --minutes 60 --call 20 -o benchmarks/results
+	$(BIN)/scanseg bench orders --shapes all --minutes 6 -o benchmarks/results
+	$(BIN)/scanseg bench growth --minutes 2 -o benchmarks/results
+	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same-stages --minutes 4 -o benchmarks/results
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

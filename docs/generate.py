@@ -23,6 +23,10 @@ VERBS = (
     ["report"],
     ["networks", "list"],
     ["networks", "show"],
+    ["bench", "scan"],
+    ["bench", "orders"],
+    ["bench", "growth"],
+    ["bench", "network"],
     ["doctor"],
 )
 HEAD = "<!-- Written by docs/generate.py; do not edit. -->\n\n"

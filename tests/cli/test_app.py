@@ -20,6 +20,10 @@ VERBS = [
     "dataset check",
     "networks list",
     "networks show",
+    "bench scan",
+    "bench orders",
+    "bench growth",
+    "bench network",
 ]
 
 

@@ -29,6 +29,7 @@ STAGES = {
     "predict": "Predicting",
     "validate": "Predicting held-out cases",
     "evaluate": "Measuring the masks",
+    "bench": "Timing",
 }
 
 

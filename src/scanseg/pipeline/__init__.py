@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scanseg.pipeline.benchmarking import bench_growth, bench_network, bench_scan
     from scanseg.pipeline.checking import check
     from scanseg.pipeline.demonstration import demo
     from scanseg.pipeline.diagnosis import diagnose
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from scanseg.pipeline.training import train
 
 _WHERE = {
+    "bench_growth": "benchmarking",
+    "bench_network": "benchmarking",
+    "bench_scan": "benchmarking",
     "check": "checking",
     "demo": "demonstration",
     "diagnose": "diagnosis",
@@ -24,7 +28,19 @@ _WHERE = {
     "train": "training",
 }
 
-__all__ = ["check", "demo", "diagnose", "evaluate", "plan", "predict", "report", "train"]
+__all__ = [
+    "bench_growth",
+    "bench_network",
+    "bench_scan",
+    "check",
+    "demo",
+    "diagnose",
+    "evaluate",
+    "plan",
+    "predict",
+    "report",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
