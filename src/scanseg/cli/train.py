@@ -7,6 +7,9 @@ import typer
 
 from scanseg.cli import options
 
+# Shown first where a line has no room for all.
+FIRST_METRICS = ("dice", "nsd", "hd95", "iou", "assd")
+
 
 def train(
     data: options.Data,
@@ -134,10 +137,23 @@ def train(
 
 
 def print_scores(out: Any, title: str, summary: dict[str, Any] | None) -> None:
-    """Prints the table of mean scores per label with their 95 % intervals, if there are any."""
+    """Prints mean scores per label with their 95 % intervals, as many metrics as fit in a line."""
     from scanseg.reporting.tables import score_rows
 
     if summary is None:
         return
-    columns, rows = score_rows(summary)
+    known = list(summary.get("metrics") or {})
+    wanted = [name for name in FIRST_METRICS if name in known]
+    names: list[str] = []
+    for name in [*wanted, *(other for other in known if other not in wanted)]:
+        columns, rows = score_rows(summary, [*names, name])
+        # Each column has a border and two blanks.
+        width = 1 + sum(3 + max(map(len, cells)) for cells in zip(columns, *rows, strict=True))
+        if not names or width <= out.out.width:
+            names.append(name)
+    columns, rows = score_rows(summary, [name for name in known if name in names])
     out.table(title, columns, rows)
+    if len(names) < len(known):
+        out.say(
+            f"Not shown here: {', '.join(name for name in known if name not in names)}; see summary.json."
+        )
