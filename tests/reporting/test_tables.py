@@ -12,7 +12,7 @@ def summary(finished_run):
 
 def test_rows_hold_the_numbers_of_the_summary(summary):
     columns, rows = score_rows(summary)
-    titles = "Dice, IoU, Sensitivity, Specificity, Accuracy, NSD, HD95 (mm), ASSD (mm)"
+    titles = "Dice, IoU, Sensitivity, Specificity, Accuracy, NSD, HD95 (mm), ASSD (mm), MSE"
     assert columns == ["label", "cases", *titles.split(", ")]
     assert [row[:2] for row in rows] == [["Anterior", "4"], ["Posterior", "4"], ["mean", "4"]]
     values = summary["labels"][1]["metrics"]["hd95"]

@@ -63,8 +63,9 @@ def check_arguments(given: Arguments) -> None:
     elif groups == 0 or dim % groups:
         raise _refusal("B", f"has {groups} groups, which do not divide dim={dim}", code="E-SCAN-GROUPS")
     _check_shape("A", A, (dim, state), "(dim, state)")
+    meaning = "the shape of u" if given.order is None else "(batch, scans * dim, length)"
     for name, value in (("delta", given.delta), ("z", given.z)):
-        _check_shape(name, value, (batch, dim, length), "(batch, dim, length)")
+        _check_shape(name, value, (batch, dim, length), meaning)
     for name, value in (("D", given.D), ("delta_bias", given.delta_bias)):
         _check_shape(name, value, (dim,), "(dim,)")
     for name, value in (("B", B), ("C", given.C)):
