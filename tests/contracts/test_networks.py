@@ -35,6 +35,8 @@ SMALL = {
 }
 CASES = [(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
 each = pytest.mark.parametrize(("name", "spatial_dims"), CASES)
+PLANNED = [(name, dims) for name, dims in CASES if NETWORKS[name].plan_driven]
+each_planned = pytest.mark.parametrize(("name", "spatial_dims"), PLANNED)
 
 
 def _create(name: str, spatial_dims: int, **arguments: Any) -> Any:
@@ -146,10 +148,8 @@ def test_samples_of_a_batch_do_not_mix(name: str, spatial_dims: int) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=5e-3)
 
 
-@each
+@each_planned
 def test_odd_maps_are_welcome(name: str, spatial_dims: int) -> None:
-    if not NETWORKS[name].plan_driven:
-        pytest.skip("no plan shapes this network")
     network = _create(name, spatial_dims, **ODD[spatial_dims], deep_supervision=True)
     size: Any = ODD[spatial_dims]["patch_size"]
     outputs = network(_image(spatial_dims, size=size))
@@ -168,10 +168,8 @@ def test_another_size_works_or_is_refused_clearly(name: str, spatial_dims: int) 
         assert network(x).shape[2:] == size
 
 
-@each
+@each_planned
 def test_indivisible_sizes_are_refused_clearly(name: str, spatial_dims: int) -> None:
-    if not NETWORKS[name].plan_driven:
-        pytest.skip("no plan shapes this network")
     size = tuple(edge - 1 for edge in PATCH[spatial_dims])
     with pytest.raises(UsageError, match="not divisible"):
         _shared(name, spatial_dims)(_image(spatial_dims, size=size))

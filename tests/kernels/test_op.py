@@ -14,7 +14,7 @@ from scanseg.kernels.backends import list_backends
 from scanseg.kernels.op import scan_operator
 from scanseg.kernels.reference import selective_scan_reference
 
-# Those that take tensors in main memory; tests/kernels/gpu and tests/gpu hold the rest.
+# Those that take tensors in main memory; tests/kernels/gpu holds the rest.
 BACKENDS = [status.name for status in list_backends() if status.available and status.name != "cuda"]
 LENGTHS = (1, 2, 3, 15, 16, 17, 63, 257, 1000)
 DIMS = (1, 3, 8, 16, 33, 96)

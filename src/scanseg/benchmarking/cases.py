@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scanseg.registry import Registry
+from scanseg.scans.orders import cross_scan
 
 # Tensors with a length; the others are parameters and stay float32.
 SEQUENCES = ("u", "delta", "B", "C", "z")
@@ -173,23 +174,11 @@ class OrderedCase:
         tensors |= _parameters(4 * self.dim, self.state, normal)
         dy = normal(self.batch, self.dim, self.length)
         if self.order == "cross":
-            tensors["order"] = cross_order(self.height, self.width)
+            tensors["order"] = cross_scan(self.height, self.width)
         else:
             there = normal(self.batch, 2, self.length).argsort(-1)
             tensors["order"] = torch.cat([there, there.flip(-1)], 1)
         return Inputs(tensors, dy)
-
-
-def cross_order(height: int, width: int) -> Tensor:
-    """Returns the four directions of a cross scan, (4, height * width): rows, columns, and both reversed.
-
-    Example:
-        >>> cross_order(2, 2).tolist()
-        [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
-    """
-    rows = torch.arange(height * width)
-    columns = rows.view(height, width).T.reshape(-1)
-    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
 
 
 def _normal(seed: int) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from scanseg import kernels
 from scanseg.benchmarking.parity import Function
 from scanseg.benchmarking.peers import Contender, no_kernel
+from scanseg.kernels import ordered_scan, selective_scan
 from scanseg.kernels.reference import selective_scan_reference
 from scanseg.registry import Registry
 
@@ -19,10 +18,7 @@ def fused(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, order: Tensor
 ) -> Tensor:
     """Returns the sum of the scans by the fused operator."""
-    # Imported by name: a version without it says so in `why_not`.
-    scan = import_module("scanseg.kernels").ordered_scan
-    y: Tensor = scan(u, delta, A, B, C, D, delta_bias, True, order=order, backend="cpu")
-    return y
+    return ordered_scan(u, delta, A, B, C, D, delta_bias, True, order=order, backend="cpu")
 
 
 def gathered(
@@ -83,26 +79,16 @@ def gathered_rows(
 
 
 def _scan(u: Tensor) -> Function:
-    return (
-        selective_scan_reference
-        if u.dtype == torch.float64
-        else partial(kernels.selective_scan, backend="cpu")
-    )
-
-
-def _no_fused() -> str:
-    if not hasattr(kernels, "ordered_scan"):
-        return "this version has no ordered_scan"
-    return no_kernel()
+    return selective_scan_reference if u.dtype == torch.float64 else partial(selective_scan, backend="cpu")
 
 
 ORDER_CONTENDERS: Registry[Contender] = Registry("contender")
 for _contender in (
-    Contender("fused", "our fused kernel", fused, why_not=_no_fused),
+    Contender("fused", "our fused kernel", fused, why_not=no_kernel),
     Contender(
-        "fused_channel_last", "our fused kernel, channels side by side", fused, "last", why_not=_no_fused
+        "fused_channel_last", "our fused kernel, channels side by side", fused, "last", why_not=no_kernel
     ),
-    Contender("fused_all_cores", "our fused kernel, all cores", fused, all_cores=True, why_not=_no_fused),
+    Contender("fused_all_cores", "our fused kernel, all cores", fused, all_cores=True, why_not=no_kernel),
     Contender("unfused", "gather, our kernel, scatter, add", gathered, why_not=no_kernel),
     Contender(
         "unfused_channel_last",
