@@ -34,6 +34,7 @@ from scanseg.kernels.cpu.tiles import (
     add_tile,
     load_states,
     position_of,
+    prefetch_projection,
     prefetch_states,
     prefetch_tile,
     read_projection,
@@ -172,7 +173,7 @@ def _write_projection(rows: int, address: int, steps: Steps, states: int) -> Non
     for t in range(steps.number):
         row = address + 4 * position_of(steps, t) * states
         for n in range(states):
-            write(row + 4 * n, sum_lanes(rows, (t * states + n) * HALF), np.float32)
+            write(row + 4 * n, sum_lanes(rows, (n * TILE + t) * HALF), np.float32)
 
 
 @outlined
@@ -277,6 +278,8 @@ def _reverse_group(
         following = steps_of(at_next, inputs.order, batch, group, start, min(TILE, length - start))
         read_projection(scratch.B, inputs.B, batch, group, steps, states)
         read_projection(scratch.C, inputs.C, batch, group, steps, states)
+        prefetch_projection(inputs.B, batch, group, following, states)
+        prefetch_projection(inputs.C, batch, group, following, states)
         clear(scratch.dB, TILE * states * HALF)
         clear(scratch.dC, TILE * states * HALF)
         for channel in range(place.first, place.last, LANES):

@@ -25,6 +25,7 @@ from scanseg.kernels.cpu.tiles import (
     Steps,
     Strided,
     add_tile,
+    prefetch_projection,
     prefetch_tile,
     read_projection,
     read_tile,
@@ -123,6 +124,8 @@ def _scan_group(
         count = steps.number
         read_projection(B, inputs.B, batch, group, steps, states)
         read_projection(C, inputs.C, batch, group, steps, states)
+        prefetch_projection(inputs.B, batch, group, following, states)
+        prefetch_projection(inputs.C, batch, group, following, states)
         for channel in range(place.first, place.last, LANES):
             channels = min(LANES, place.last - channel)
             c = 4 * (channel - place.first)

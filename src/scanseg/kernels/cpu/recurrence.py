@@ -5,7 +5,7 @@ j = t * states + n:
 
     rates[r], h[r], g[r], dA[r]     A * log2(e), the state, its gradient, the gradient of A
     B[j], C[j]                      projections
-    dB[j * HALF], dC[j * HALF]      their gradients, not yet summed over channels
+    dB[k], dC[k]                    their gradients, not yet summed over channels, k = (n * TILE + t) * HALF
     everything else [i]             see `Tile`
 
 One state at a time is enough: nothing but one multiply-add links a step to the next, so the processor runs
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from scanseg.kernels.arguments import KEPT_EVERY
 from scanseg.kernels.cpu.functions import exp2
 from scanseg.kernels.cpu.simd import (
     HALF,
@@ -28,6 +29,8 @@ from scanseg.kernels.cpu.simd import (
     splat,
     store,
 )
+
+TILE = KEPT_EVERY
 
 
 class Tile(NamedTuple):
@@ -85,13 +88,13 @@ def rescan(
     """
     rate, state = load(rates, n * LANES), load(h, n * LANES)
     for t in range(steps):
-        i, j = t * LANES, t * states + n
+        i, j, k = t * LANES, t * states + n, (n * TILE + t) * HALF
         decay = exp2(load(tile.dt, i) * rate)
         carried = decay * state
         state = fma(load(tile.dtu, i), splat(B, j), carried)
         store(tile.decay, i, decay)
         store(tile.carried, i, carried)
-        store(dC, j * HALF, fold_fma(state, load(tile.dy, i), load_half(dC, j * HALF)))
+        store(dC, k, fold_fma(state, load(tile.dy, i), load_half(dC, k)))
         if y is not None:
             store(y, i, fma(state, splat(C, j), load(y, i)))
 
@@ -104,10 +107,10 @@ def reverse(
     rate, later, total = load(rates, n * LANES), load(g, n * LANES), load(dA, n * LANES)
     for back in range(steps):
         t = steps - 1 - back
-        i, j = t * LANES, t * states + n
+        i, j, k = t * LANES, t * states + n, (n * TILE + t) * HALF
         gradient = fma(splat(C, j), load(tile.dy, i), later)
         store(tile.gB, i, fma(gradient, splat(B, j), load(tile.gB, i)))
-        store(dB, j * HALF, fold_fma(gradient, load(tile.dtu, i), load_half(dB, j * HALF)))
+        store(dB, k, fold_fma(gradient, load(tile.dtu, i), load_half(dB, k)))
         through = gradient * load(tile.carried, i)
         store(tile.gA, i, fma(through, rate, load(tile.gA, i)))
         total = fma(through, load(tile.dt, i), total)

@@ -250,6 +250,22 @@ def read_projection(rows: int, tensor: Grouped, batch: int, group: int, steps: S
 
 
 @outlined
+def prefetch_projection(tensor: Grouped, batch: int, group: int, steps: Steps, states: int) -> None:
+    """Asks for what `read_projection` will read."""
+    size = 2 if tensor.is_bfloat16 else 4
+    address = tensor.address + size * (batch * tensor.batch + group * tensor.group)
+    last = states - 1
+    if tensor.state == 1:
+        for t in range(steps.number):
+            row = address + size * position_of(steps, t) * tensor.step
+            prefetch(row)
+            prefetch(row + size * last)
+    elif steps.number:
+        for n in range(states):
+            prefetch(address + size * (n * tensor.state + position_of(steps, 0) * tensor.step))
+
+
+@outlined
 def save_states(h: int, address: int, dim: int, states: int, channels: int) -> None:
     """Writes the states of a block, h[n * LANES + c], to a float32 array (state, dim) at `address`."""
     for n in range(states):
