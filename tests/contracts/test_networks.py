@@ -32,6 +32,7 @@ SMALL = {
     "drop_path_rate": 0.0,
     "dropout": 0.0,
     "pad_to_fit": True,
+    "window_size": 4,
 }
 CASES = [(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
 each = pytest.mark.parametrize(("name", "spatial_dims"), CASES)
