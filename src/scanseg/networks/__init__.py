@@ -5,6 +5,7 @@ from scanseg.networks import mamba_unet as mamba_unet
 from scanseg.networks import nnunet as nnunet
 from scanseg.networks import swin_umamba as swin_umamba
 from scanseg.networks import swin_unet as swin_unet
+from scanseg.networks import transunet as transunet
 from scanseg.networks import ud_mamba as ud_mamba
 from scanseg.networks import umamba as umamba
 from scanseg.networks import vm_unet as vm_unet
