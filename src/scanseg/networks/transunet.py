@@ -14,7 +14,6 @@ from scanseg.blocks.attention import FeedForward, SelfAttention, TransformerBloc
 from scanseg.blocks.fit import Fit
 from scanseg.blocks.resnet import ConvBatchNorm, StandardizedBottleneck, StandardizedConv2d, group_norm
 from scanseg.blocks.unet import Stage
-from scanseg.errors import UsageError
 from scanseg.networks.mamba_unet import SINGLE_OUTPUT
 from scanseg.networks.pyramid import FIT_OPTIONS, REPEAT_OPTION, block_counts, drop_rate, row
 from scanseg.networks.registry import Option, register_network
@@ -145,8 +144,7 @@ class TransUNet(nn.Module):
     def __init__(self, topology: Topology, sizes: _Sizes, fit: Fit) -> None:
         super().__init__()
         self.fit, self.deep_supervision = fit, False
-        self.patch_size = topology.patch_size
-        grid = [-(-edge // sizes.reduction) for edge in topology.patch_size]
+        grid = [edge // fit.multiple for edge in fit.padded(topology.patch_size)]
         coarsest = 4 * sizes.features * 2 ** (len(sizes.depths) - 1)
         self.encoder = HybridEncoder(fit.channels, sizes)
         self.transformer = VisionTransformer(coarsest, grid, sizes)
@@ -166,7 +164,6 @@ class TransUNet(nn.Module):
         Raises:
             UsageError: Wrong number of axes or channels, or not the size the network was made for.
         """
-        self._check_size(x)
         maps = self.encoder(self.fit.enter(x))
         y = self.bridge(self.transformer(maps.pop()))
         for block in self.decoder:
@@ -174,20 +171,6 @@ class TransUNet(nn.Module):
             y = block(torch.cat((y, maps.pop()), 1) if maps else y)
         logits = self.fit.leave(self.output(y), x.shape[2:])
         return [logits] if self.deep_supervision else logits
-
-    def _check_size(self, x: Tensor) -> None:
-        step, size = self.fit.multiple, tuple(x.shape[2:])
-        if len(size) != len(self.patch_size):
-            return
-        wanted = [-(-edge // step) for edge in self.patch_size]
-        fits = size == self.patch_size or (self.fit.pad and [-(-edge // step) for edge in size] == wanted)
-        if not fits:
-            raise UsageError(
-                f"This network has a learned embedding for each position of a token, so it only accepts the "
-                f"patch size it was made for, {self.patch_size}; it got {size}.",
-                code="E-NETWORK-INPUT",
-                hint=f"Cut patches of {self.patch_size}, or create the network with patch_size={size}.",
-            )
 
 
 def _initialize(transformer: VisionTransformer) -> None:
@@ -302,19 +285,15 @@ def transunet(
         dropout=drop_rate("dropout", dropout),
     )
     repeat = 3 if repeat_gray and topology.in_channels == 1 else 1
-    fit = Fit(topology.in_channels, sizes.reduction, pad=bool(pad_to_fit), repeat=repeat)
+    fit = Fit(
+        topology.in_channels,
+        sizes.reduction,
+        pad=bool(pad_to_fit),
+        repeat=repeat,
+        smallest=2,
+        only=topology.patch_size,
+    )
     fit.check_patch(topology.patch_size)
-    _check_grid(topology, sizes.reduction)
     network = TransUNet(topology, sizes, fit)
     network.deep_supervision = deep_supervision
     return network
-
-
-def _check_grid(topology: Topology, reduction: int) -> None:
-    if all(edge <= reduction for edge in topology.patch_size):
-        raise UsageError(
-            f"The patch {topology.patch_size} is too small: the coarsest map has one element, and its norms "
-            "need two.",
-            code="E-NETWORK-PATCH",
-            hint=f"Use a patch with a side of {2 * reduction} at least.",
-        )
