@@ -4,6 +4,7 @@ from scanseg.networks import att_unet as att_unet
 from scanseg.networks import mamba_hunet as mamba_hunet
 from scanseg.networks import mamba_unet as mamba_unet
 from scanseg.networks import monai_networks as monai_networks
+from scanseg.networks import nnformer as nnformer
 from scanseg.networks import nnunet as nnunet
 from scanseg.networks import swin_umamba as swin_umamba
 from scanseg.networks import swin_unet as swin_unet
