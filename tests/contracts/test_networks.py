@@ -40,6 +40,7 @@ SMALL = {
     "num_heads": 3,
     "window_size": 4,
     "transformer_depth": 1,
+    "resnet_depths": (1, 1),
 }
 # Where the sizes above do not suit a network.
 SMALL_OF = {"swin_unetr": {"base_features": 12}}

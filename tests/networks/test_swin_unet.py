@@ -8,7 +8,7 @@ from torch import nn
 
 from scanseg.blocks.attention import TransformerBlock, WindowAttention
 from scanseg.errors import UsageError
-from scanseg.networks import count_parameters, create_network
+from scanseg.networks import count_parameters, create_network, describe_network
 
 PAPER: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 4, "patch_size": (224, 224)}
 SMALL: dict[str, Any] = {
@@ -48,6 +48,13 @@ def test_windows_heads_and_stochastic_depth() -> None:
     rising = torch.linspace(0, 0.2, 8).tolist()
     mirrored = [rising[index] for index in (4, 5, 2, 3, 0, 1)]
     assert rates == pytest.approx([*rising, *mirrored], abs=1e-7)
+
+
+def test_attention_is_counted_in_closed_form() -> None:
+    macs = describe_network("swin_unet", **PAPER)["macs"]
+    # Two blocks a stage; each token by the 49 of its window, queries by keys and weights by values.
+    stages = [(56, 96, 4), (28, 192, 4), (14, 384, 4), (7, 768, 2)]
+    assert macs["attention"] == sum(2 * side**2 * 49 * width * blocks for side, width, blocks in stages)
 
 
 def test_windows_are_not_larger_than_the_planned_map() -> None:

@@ -1,6 +1,7 @@
 """Every network by name. One file per paper; importing it registers its networks."""
 
 from scanseg.networks import att_unet as att_unet
+from scanseg.networks import h2former as h2former
 from scanseg.networks import mamba_hunet as mamba_hunet
 from scanseg.networks import mamba_unet as mamba_unet
 from scanseg.networks import monai_networks as monai_networks
