@@ -65,15 +65,15 @@ class Levels:
 def level_options(base_features: int) -> dict[str, Option]:
     """Returns the options of `make_levels`, `base_features` being the default width."""
     return {
-        "base_features": Option(
-            base_features, "width of the finest level; it doubles from level to level"
-        ),
+        "base_features": Option(base_features, "width of the finest level; it doubles from level to level"),
         "levels": Option(5, "number of levels, 2 at least; the coarsest map is 2^(levels - 1) times smaller"),
         **FIT_OPTIONS,
     }
 
 
-def make_levels(topology: Topology, *, base_features: int, levels: int = 5, pad_to_fit: bool = False) -> Levels:
+def make_levels(
+    topology: Topology, *, base_features: int, levels: int = 5, pad_to_fit: bool = False
+) -> Levels:
     """Returns the checked levels.
 
     Raises:

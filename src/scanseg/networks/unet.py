@@ -42,7 +42,8 @@ class BatchNormUNet(nn.Module):
         self.pool = levels.pool()
         coarse_first = levels.widths[::-1]
         self.ups = nn.ModuleList(
-            nn.Sequential(kinds.conv(width, width // 2, 1), LinearUpsample(dims)) for width in coarse_first[:-1]
+            nn.Sequential(kinds.conv(width, width // 2, 1), LinearUpsample(dims))
+            for width in coarse_first[:-1]
         )
         self.decoder = nn.ModuleList(
             DoubleConv(dims, 2 * width, width, activation=nn.LeakyReLU) for width in coarse_first[1:]
@@ -94,8 +95,8 @@ def _dropouts(value: float | Sequence[float] | None, count: int) -> tuple[float,
         "classes; written from its structure"
     ),
     differences=(
-        "As in that peer, not in the paper: padded convolutions with batch normalisation and LeakyReLU, 16 to "
-        "256 channels, bilinear upsampling behind a 1x1 convolution, dropout in the encoder, a 3x3 head.",
+        "As in that peer, not in the paper: padded convolutions with batch normalisation and LeakyReLU, 16 "
+        "to 256 channels, bilinear upsampling behind a 1x1 convolution, dropout in the encoder, a 3x3 head.",
         "3D (trilinear upsampling) is an extension; the source is 2D.",
         SINGLE_OUTPUT,
     ),
