@@ -89,13 +89,14 @@ def make_levels(
 
 
 def level_rows(
-    topology: Topology, levels: Levels, *, encoder: str, decoder: Sequence[str]
+    topology: Topology, levels: Levels, *, encoder: str, decoder: Sequence[str], head_kernel: int = 1
 ) -> tuple[Stage, ...]:
     """Returns the stage table of an encoder and a decoder with one row per level each, and a head `output`.
 
     Args:
         encoder: Name of the encoder's module list, finest first.
         decoder: Names of the decoder's module lists, coarsest first.
+        head_kernel: Kernel of the head.
     """
     rows = [
         row(
@@ -125,4 +126,5 @@ def level_rows(
                 blocks=2,
             )
         )
-    return (*rows, row("head", topology, topology.out_channels, ("output",), reduction=1))
+    head = row("head", topology, topology.out_channels, ("output",), reduction=1, kernel=head_kernel)
+    return (*rows, head)

@@ -49,7 +49,9 @@ class BatchNormUNet(nn.Module):
             DoubleConv(dims, 2 * width, width, activation=nn.LeakyReLU) for width in coarse_first[1:]
         )
         self.output = kinds.conv(coarse_first[-1], topology.out_channels, 3, padding=1)
-        self.stage_table = level_rows(topology, levels, encoder="encoder", decoder=("ups", "decoder"))
+        self.stage_table = level_rows(
+            topology, levels, encoder="encoder", decoder=("ups", "decoder"), head_kernel=3
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Maps images (B, in_channels, *spatial) to logits (B, classes, *spatial), or a list of them.
