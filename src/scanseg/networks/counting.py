@@ -108,11 +108,11 @@ class _Keeper:
         return tensor
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the products of two activations under the module that makes them."""
 
     def __init__(self, counts: Counts) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counts = counts
         self._inside: list[tuple[str, nn.Module]] = []
 

@@ -65,15 +65,15 @@ class Levels:
 def level_options(base_features: int) -> dict[str, Option]:
     """Returns the options of `make_levels`, `base_features` being the default width."""
     return {
-        "base_features": Option(
-            base_features, "width of the finest level; it doubles from level to level"
-        ),
+        "base_features": Option(base_features, "width of the finest level; it doubles from level to level"),
         "levels": Option(5, "number of levels, 2 at least; the coarsest map is 2^(levels - 1) times smaller"),
         **FIT_OPTIONS,
     }
 
 
-def make_levels(topology: Topology, *, base_features: int, levels: int = 5, pad_to_fit: bool = False) -> Levels:
+def make_levels(
+    topology: Topology, *, base_features: int, levels: int = 5, pad_to_fit: bool = False
+) -> Levels:
     """Returns the checked levels.
 
     Raises:
@@ -89,13 +89,14 @@ def make_levels(topology: Topology, *, base_features: int, levels: int = 5, pad_
 
 
 def level_rows(
-    topology: Topology, levels: Levels, *, encoder: str, decoder: Sequence[str]
+    topology: Topology, levels: Levels, *, encoder: str, decoder: Sequence[str], head_kernel: int = 1
 ) -> tuple[Stage, ...]:
     """Returns the stage table of an encoder and a decoder with one row per level each, and a head `output`.
 
     Args:
         encoder: Name of the encoder's module list, finest first.
         decoder: Names of the decoder's module lists, coarsest first.
+        head_kernel: Kernel of the head.
     """
     rows = [
         row(
@@ -125,4 +126,5 @@ def level_rows(
                 blocks=2,
             )
         )
-    return (*rows, row("head", topology, topology.out_channels, ("output",), reduction=1))
+    head = row("head", topology, topology.out_channels, ("output",), reduction=1, kernel=head_kernel)
+    return (*rows, head)

@@ -17,7 +17,7 @@ from scanseg.errors import UsageError
 from scanseg.networks.mamba_unet import SINGLE_OUTPUT
 from scanseg.networks.pyramid import FIT_OPTIONS, block_counts, drop_rate, row
 from scanseg.networks.registry import Option, register_network
-from scanseg.networks.topology import Topology, positive_integer
+from scanseg.networks.topology import Topology, per_stage, positive_integer
 from scanseg.optional import require
 
 _GROUPS = 8
@@ -91,7 +91,7 @@ def _row(name: str, topology: Topology, features: int, modules: Sequence[str], *
         "base_features": Option(32, "channels of the first stage (MONAI's init_filters); they double"),
         "n_blocks_encoder": Option((1, 2, 2, 4), "residual blocks per encoder stage, finest first"),
         "n_blocks_decoder": Option(
-            None, "residual blocks per decoder stage, coarsest first; None is 1 in each"
+            1, "residual blocks per decoder stage from the coarsest, one number or one per stage"
         ),
         "dropout": Option(0.0, "rate of whole channels dropped after the first convolution"),
         **FIT_OPTIONS,
@@ -103,15 +103,14 @@ def segresnet(
     deep_supervision: bool = False,
     base_features: int = 32,
     n_blocks_encoder: Sequence[int] = (1, 2, 2, 4),
-    n_blocks_decoder: Sequence[int] | None = None,
+    n_blocks_decoder: int | Sequence[int] = 1,
     dropout: float = 0.0,
     pad_to_fit: bool = False,
 ) -> MonaiNetwork:
     """Builds SegResNet."""
     width = positive_integer("base_features", base_features)
     down = block_counts("n_blocks_encoder", n_blocks_encoder)
-    ups = (1,) * (len(down) - 1) if n_blocks_decoder is None else n_blocks_decoder
-    up = _decoder_counts(ups, len(down) - 1)
+    up = per_stage("n_blocks_decoder", n_blocks_decoder, len(down) - 1)
     dims, rate = topology.spatial_dims, drop_rate("dropout", dropout)
     fit = Fit(topology.in_channels, 2 ** (len(down) - 1), pad=bool(pad_to_fit), spatial_dims=dims)
     fit.check_patch(topology.patch_size)
@@ -130,12 +129,6 @@ def segresnet(
     return _wrapped(network, fit, table, deep_supervision=deep_supervision)
 
 
-def _decoder_counts(value: Sequence[int], count: int) -> tuple[int, ...]:
-    if count == 1 and len(value) == 1:
-        return (positive_integer("n_blocks_decoder", value[0]),)
-    return block_counts("n_blocks_decoder", value, count=count)
-
-
 def _segresnet_table(
     topology: Topology, width: int, down: tuple[int, ...], up: tuple[int, ...]
 ) -> list[Stage]:
@@ -146,15 +139,15 @@ def _segresnet_table(
         rows.append(_row(f"encoder {stage}", topology, width * 2**stage, modules, **facts))
     for depth, blocks in enumerate(up):
         stage = len(up) - 1 - depth
-        modules = (f"up_samples.{depth}", f"up_layers.{depth}")
+        parts = (f"up_samples.{depth}", f"up_layers.{depth}")
         facts = {"reduction": 2**stage, "stride": 2, "kernel": 3, "blocks": blocks}
-        rows.append(_row(f"decoder {stage}", topology, width * 2**stage, modules, **facts))
+        rows.append(_row(f"decoder {stage}", topology, width * 2**stage, parts, **facts))
     return [*rows, _row("head", topology, topology.out_channels, ("conv_final",), reduction=1)]
 
 
 @register_network(
     "unetr",
-    summary="UNETR: a vision transformer as encoder, a convolutional decoder; fixed to its patch size (MONAI)",
+    summary="UNETR: a vision transformer under a convolutional decoder; fixed to its patch size (MONAI)",
     paper=(
         "Hatamizadeh A, Tang Y, Nath V, et al. UNETR: Transformers for 3D Medical Image Segmentation. "
         "WACV (2022), arXiv:2103.10504."
@@ -169,7 +162,9 @@ def _segresnet_table(
         SINGLE_OUTPUT,
     ),
     options={
-        "base_features": Option(16, "channels of the finest decoder stage (MONAI's feature_size); they double"),
+        "base_features": Option(
+            16, "channels of the finest decoder stage (MONAI's feature_size); they double"
+        ),
         "hidden_size": Option(768, "width of a token"),
         "mlp_dim": Option(3072, "inner width of the layers behind each attention"),
         "num_heads": Option(12, "heads of each attention; hidden_size must be a multiple"),
@@ -189,11 +184,15 @@ def unetr(
     pad_to_fit: bool = False,
 ) -> MonaiNetwork:
     """Builds UNETR."""
-    width, hidden = positive_integer("base_features", base_features), positive_integer("hidden_size", hidden_size)
+    width, hidden = (
+        positive_integer("base_features", base_features),
+        positive_integer("hidden_size", hidden_size),
+    )
     heads, rate = positive_integer("num_heads", num_heads), drop_rate("dropout", dropout)
     if hidden % heads:
         raise UsageError(
-            f"hidden_size must be a multiple of num_heads, got {hidden} and {heads}.", code="E-NETWORK-ARGUMENT"
+            f"hidden_size must be a multiple of num_heads, got {hidden} and {heads}.",
+            code="E-NETWORK-ARGUMENT",
         )
     patch, dims = topology.patch_size, topology.spatial_dims
     fit = Fit(topology.in_channels, _VIT_PATCH, pad=bool(pad_to_fit), spatial_dims=dims, only=patch)
@@ -245,7 +244,7 @@ def _unetr_table(topology: Topology, width: int, hidden: int) -> list[Stage]:
 
 @register_network(
     "swin_unetr",
-    summary="SwinUNETR: a Swin transformer as encoder, a convolutional decoder (MONAI)",
+    summary="SwinUNETR: a Swin transformer under a convolutional decoder (MONAI)",
     paper=(
         "Hatamizadeh A, Nath V, Tang Y, Yang D, Roth HR, Xu D. Swin UNETR: Swin Transformers for Semantic "
         "Segmentation of Brain Tumors in MRI Images. BrainLes, MICCAI workshop (2021), arXiv:2201.01266."

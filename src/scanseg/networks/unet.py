@@ -42,13 +42,16 @@ class BatchNormUNet(nn.Module):
         self.pool = levels.pool()
         coarse_first = levels.widths[::-1]
         self.ups = nn.ModuleList(
-            nn.Sequential(kinds.conv(width, width // 2, 1), LinearUpsample(dims)) for width in coarse_first[:-1]
+            nn.Sequential(kinds.conv(width, width // 2, 1), LinearUpsample(dims))
+            for width in coarse_first[:-1]
         )
         self.decoder = nn.ModuleList(
             DoubleConv(dims, 2 * width, width, activation=nn.LeakyReLU) for width in coarse_first[1:]
         )
         self.output = kinds.conv(coarse_first[-1], topology.out_channels, 3, padding=1)
-        self.stage_table = level_rows(topology, levels, encoder="encoder", decoder=("ups", "decoder"))
+        self.stage_table = level_rows(
+            topology, levels, encoder="encoder", decoder=("ups", "decoder"), head_kernel=3
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Maps images (B, in_channels, *spatial) to logits (B, classes, *spatial), or a list of them.
@@ -94,8 +97,8 @@ def _dropouts(value: float | Sequence[float] | None, count: int) -> tuple[float,
         "classes; written from its structure"
     ),
     differences=(
-        "As in that peer, not in the paper: padded convolutions with batch normalisation and LeakyReLU, 16 to "
-        "256 channels, bilinear upsampling behind a 1x1 convolution, dropout in the encoder, a 3x3 head.",
+        "As in that peer, not in the paper: padded convolutions with batch normalisation and LeakyReLU, 16 "
+        "to 256 channels, bilinear upsampling behind a 1x1 convolution, dropout in the encoder, a 3x3 head.",
         "3D (trilinear upsampling) is an extension; the source is 2D.",
         SINGLE_OUTPUT,
     ),

@@ -101,8 +101,8 @@ def _stage_table(topology: Topology, levels: Levels) -> tuple[Stage, ...]:
     ),
     plan_driven=False,
     source=(
-        "The paper, figure 1 and equation 1; among the peers of piooip/UD-mamba f8aa3b8, 9,162,852 parameters "
-        "for 1 channel and 4 classes"
+        "The paper, figure 1 and equation 1; among the peers of piooip/UD-mamba f8aa3b8, 9,162,852 "
+        "parameters for 1 channel and 4 classes"
     ),
     differences=(
         "As in that peer: batch normalisation, bilinear upsampling that keeps the corners.",
