@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scanseg.blocks.mamba import MambaBlock
 from scanseg.networks import (
@@ -57,7 +58,9 @@ def test_activations_are_what_autograd_keeps(name: str, batch_size: int) -> None
     arguments = {key: value for key, value in wanted.items() if key in _FACTS or key in known}
     estimate = training_memory_bytes(name, batch_size=batch_size, **arguments)
     network = create_network(name, deep_supervision=True, **arguments)
-    kept = _kept_bytes(network, torch.randn(batch_size, 1, 32, 48))
+    # The estimate is that of plain attention; fused kernels keep less.
+    with sdpa_kernel(SDPBackend.MATH):
+        kept = _kept_bytes(network, torch.randn(batch_size, 1, 32, 48))
     assert estimate.activations_bytes == pytest.approx(kept, rel=0.02)
     assert estimate.parameters_bytes == 12 * count_parameters(network)
     assert (estimate.mamba_bytes > 0) == any(isinstance(part, SCANNING) for part in network.modules())

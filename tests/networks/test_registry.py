@@ -61,8 +61,9 @@ def test_unknown_options_list_their_neighbours() -> None:
 def test_documented_defaults_are_the_builders_own(name: str) -> None:
     """Stating every option at its documented default changes nothing."""
     arguments = {key: value for key, value in _ARGUMENTS.items() if key != "base_features"}
+    dims = NETWORKS[name].spatial_dims[0]
     # Large enough for every network.
-    arguments["patch_size"] = (64, 64)
+    arguments |= {"spatial_dims": dims, "patch_size": (64,) * dims}
     defaults = {key: option.default for key, option in NETWORKS[name].options.items()}
     with torch.device("meta"):
         plain, stated = create_network(name, **arguments), create_network(name, **arguments, **defaults)
