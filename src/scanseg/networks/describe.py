@@ -14,7 +14,7 @@ from scanseg.networks.counting import Counts, count
 from scanseg.networks.registry import NETWORKS, count_parameters, create_network
 
 _DEFAULT_PATCH = {2: (512, 512), 3: (128, 128, 128)}
-_KINDS = ("convolution", "linear", "scan")
+_KINDS = ("convolution", "linear", "attention", "scan")
 
 
 def describe_network(
@@ -32,8 +32,8 @@ def describe_network(
 
     Keys: `name summary paper source differences spatial_dims plan_driven options` of the registry;
     `arguments` that the rest was counted for; `parameters`; `macs` (multiply-accumulates of one image:
-    `convolution`, `linear`, `scan` as 9 L D N, `total`); `stages`, one row per stage with its size, features,
-    stride, kernel, blocks, Mamba tokens, parameters and macs.
+    `convolution`, `linear`, `attention` without its linear layers, `scan` as 9 L D N, `total`); `stages`, one
+    row per stage with its size, features, stride, kernel, blocks, Mamba tokens, parameters and macs.
 
     Args:
         patch_size: None: 128^3 in 3D, 512^2 in 2D.
