@@ -93,7 +93,7 @@ def steps_of(at: int, order: Order, batch: int, group: int, start: int, count: i
 
 
 @inlined
-def position_of(steps: Steps, t: int) -> int:
+def position_of(steps: Steps, t: int) -> Any:
     """Returns the position of step t."""
     return read_position(steps.at + 8 * t)
 
