@@ -34,7 +34,7 @@ def test_the_preset_file_of_nnunet_names_every_field():
     import scanseg.training
 
     text = (Path(scanseg.training.__file__).parent / "presets" / "nnunet.toml").read_text()
-    without_value = {"minutes", "early_stop", "batch_size", "patch_size"}
+    without_value = {"auxiliary_loss", "minutes", "early_stop", "batch_size", "patch_size"}
     assert set(tomllib.loads(text)) == set(Recipe.model_fields) - without_value
 
 
@@ -67,6 +67,7 @@ def test_options_reach_what_they_are_for():
     assert recipe.create_schedule()(1.0) == pytest.approx(0.001)
 
 
+AUXILIARY = {"auxiliary_loss": "cosine_consistency"}
 WRONG = [
     ({"learning_rte": 1}, r"no field 'learning_rte'. Did you mean learning_rate\? Known: network, "),
     ({"learning_rate": 0}, r"learning_rate .*greater than 0, got 0"),
@@ -84,6 +85,13 @@ WRONG = [
     ({"schedule_options": {"steps": 2}}, r"'poly' has no option 'steps'"),
     ({"sam_rho": -0.05}, r"sam_rho .*greater than or equal to 0, got -0.05"),
     ({"sam_adaptive": True}, r"sam_adaptive, but sam_rho is 0"),
+    (AUXILIARY, r"cosine_consistency needs more than logits, and umamba_bot gives nothing else"),
+    ({**AUXILIARY, "network": "mamba_unet"}, r"and mamba_unet gives nothing else\. Leave auxiliary_loss out"),
+    ({"auxiliary_loss": "cosine"}, r"Unknown auxiliary loss 'cosine'.*Known: cosine_consistency"),
+    ({**AUXILIARY, "auxiliary_options": {"pair": ""}}, r"has no option 'pair'.*Accepted: pairs, reduction"),
+    ({**AUXILIARY, "auxiliary_options": {"pairs": ""}}, r"pairs must be one of forward_backward, same_"),
+    ({"auxiliary_options": {"pairs": "x"}}, r"auxiliary_options, but no auxiliary_loss"),
+    ({"auxiliary_weight": -0.3}, r"auxiliary_weight .*greater than or equal to 0, got -0.3"),
     ({"loss": "focal", "loss_options": {"gamma": -1}}, r"gamma must be a number from 0 .*got -1"),
     (
         {"loss": "uncertainty_aware", "loss_options": {"components": {"dise": {}}}},

@@ -63,8 +63,10 @@ def train_network(
     metrics.jsonl has a line per epoch: epoch (from 1), step, learning_rate (of its last step), train_loss,
     validation_loss, pseudo_dice (mean over the foreground classes), pseudo_dice_per_label, ema_pseudo_dice,
     best, seconds, data_seconds (waiting for batches), elapsed_seconds (over all sessions), skipped_steps,
-    peak_memory_bytes, and sigma_NAME for each component of an uncertainty-aware loss. What is not a number is
-    null.
+    peak_memory_bytes. train_loss and validation_loss are those of the logits. Where there are such things:
+    auxiliary_loss (mean over the training steps, without its factor), sigma_NAME for each component of an
+    uncertainty-aware loss, alpha_NAME for each scan of UD-Mamba (sequential_down, skip_down, sequential_up,
+    skip_up: its weight, the mean over the blocks that use it). What is not a number is null.
 
     Args:
         plan: The plan the cases were preprocessed with.
@@ -195,8 +197,7 @@ def _train_epoch(session: Session, state: TrainingState, feed: Iterator[Batch]) 
         result = training.step(data, target, number=state.step, progress=progress)
         state.step_in_epoch += 1
         if result.made:
-            state.losses.append(result.loss)
-            state.skipped_in_row = 0
+            state.note_made(result.loss, result.auxiliary)
         else:
             session.skip(state, data, target)
         session.spend(state, "step", started_s)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from scanseg.optim import SAM, Schedule
+    from scanseg.training.auxiliary import Auxiliary
 
 
 class Recipe(BaseModel):
@@ -32,6 +33,10 @@ class Recipe(BaseModel):
         loss: Registered loss.
         loss_options: Its options.
         deep_supervision: Also judge the coarser outputs of networks that have them.
+        auxiliary_loss: Registered auxiliary loss (`cosine_consistency`) of what the network tells besides its
+            logits, added to the loss while training; only for networks with `forward_with_aux`.
+        auxiliary_weight: Its factor.
+        auxiliary_options: Its options, for example `{"pairs": "same_direction"}`.
         optimizer: `sgd`, `adamw` or `adam`.
         optimizer_options: Its options, for example `{"beta2": 0.99}`.
         learning_rate: The highest learning rate.
@@ -67,6 +72,9 @@ class Recipe(BaseModel):
     loss: str = "dice_ce"
     loss_options: dict[str, Any] = Field(default_factory=dict)
     deep_supervision: bool = True
+    auxiliary_loss: str | None = None
+    auxiliary_weight: float = Field(0.3, ge=0)
+    auxiliary_options: dict[str, Any] = Field(default_factory=dict)
     optimizer: str = "sgd"
     optimizer_options: dict[str, Any] = Field(default_factory=dict)
     learning_rate: float = Field(0.01, gt=0)
@@ -106,6 +114,7 @@ class Recipe(BaseModel):
         from torch import nn
 
         from scanseg.networks import NETWORKS
+        from scanseg.training.abilities import check_abilities
 
         NETWORKS[self.network]
         # A parameter for the optimiser to be made with; a layer would draw from the global random state.
@@ -118,6 +127,13 @@ class Recipe(BaseModel):
                 code="E-RECIPE-SAM",
                 hint="Set sam_rho too, or leave sam_adaptive out.",
             )
+        if self.create_auxiliary() is None and self.auxiliary_options:
+            raise UsageError(
+                "The recipe has auxiliary_options, but no auxiliary_loss.",
+                code="E-RECIPE-AUXILIARY",
+                hint="Name the auxiliary_loss too, or leave its options out.",
+            )
+        check_abilities(self)
         return self
 
     def create_loss(self, *, batch_dice: bool) -> nn.Module:
@@ -125,6 +141,16 @@ class Recipe(BaseModel):
         from scanseg.losses import create_loss
 
         return create_loss(self.loss, batch_dice=batch_dice, **self.loss_options)
+
+    def create_auxiliary(self) -> Auxiliary | None:
+        """Returns the auxiliary loss and its factor, None without one."""
+        from scanseg.losses import create_auxiliary_loss
+        from scanseg.training.auxiliary import Auxiliary
+
+        if self.auxiliary_loss is None:
+            return None
+        loss = create_auxiliary_loss(self.auxiliary_loss, **self.auxiliary_options)
+        return Auxiliary(loss, self.auxiliary_weight)
 
     def create_optimizer(self, network: nn.Module, loss: nn.Module) -> Optimizer:
         """Returns the optimiser of everything that the network and the loss learn."""
