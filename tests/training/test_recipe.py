@@ -67,6 +67,17 @@ def test_options_reach_what_they_are_for():
     assert recipe.create_schedule()(1.0) == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("planned", [True, False])
+def test_the_dice_is_the_plans_unless_the_recipe_says_otherwise(planned):
+    assert Recipe().create_loss(batch_dice=planned).loss.form["batch_dice"] is planned
+    for wanted in (True, False):
+        recipe = Recipe(loss_options={"batch_dice": wanted})
+        assert recipe.create_loss(batch_dice=planned).loss.form["batch_dice"] is wanted
+        components = {"dice": {"batch_dice": wanted}}
+        nested = Recipe(loss="uncertainty_aware", loss_options={"components": components})
+        assert nested.create_loss(batch_dice=planned).loss.parts[0].form["batch_dice"] is wanted
+
+
 AUXILIARY = {"auxiliary_loss": "cosine_consistency"}
 WRONG = [
     ({"learning_rte": 1}, r"no field 'learning_rte'. Did you mean learning_rate\? Known: network, "),
@@ -80,9 +91,16 @@ WRONG = [
     ({"loss": "dice_ec"}, r"Unknown loss 'dice_ec'. .*Known: dice_ce"),
     ({"optimizer": "sam"}, r"Unknown optimizer 'sam'"),
     ({"schedule": "step"}, r"Unknown schedule 'step'"),
-    ({"loss_options": {"gamma": 2}}, r"'dice_ce' has no option 'gamma'.*Accepted: weight_dice"),
+    ({"loss_options": {"gamma": 2}}, r"'dice_ce' has no option 'gamma'.*Accepted: batch_dice, weight_dice"),
     ({"optimizer_options": {"rho": 2}}, r"'sgd' has no option 'rho'"),
     ({"schedule_options": {"steps": 2}}, r"'poly' has no option 'steps'"),
+    ({"loss_options": {"squared": 1}}, r"squared must be true or false, got 1"),
+    ({"loss": "focal", "loss_options": {"batch_dice": True}}, r"'focal' has no option 'batch_dice'"),
+    ({"schedule": "cosine", "schedule_options": {"halves": 0}}, r"halves must be a whole number from 1 on"),
+    (
+        {"schedule": "multi_step", "schedule_options": {"milestones": [0.5, 0.25]}},
+        r"rising milestones between 0 and 1 .*got \[0.5, 0.25\]",
+    ),
     ({"sam_rho": -0.05}, r"sam_rho .*greater than or equal to 0, got -0.05"),
     ({"sam_adaptive": True}, r"sam_adaptive, but sam_rho is 0"),
     (AUXILIARY, r"cosine_consistency needs more than logits, and umamba_bot gives nothing else"),

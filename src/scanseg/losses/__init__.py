@@ -63,6 +63,7 @@ __all__ = [
     "DiceCE",
     "Focal",
     "UncertaintyAware",
+    "build_loss",
     "cosine_consistency",
     "create_auxiliary_loss",
     "create_loss",

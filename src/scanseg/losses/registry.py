@@ -13,7 +13,7 @@ AuxiliaryLoss = Callable[[Mapping[str, Any]], Tensor]
 LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
 AUXILIARY_LOSSES: Registry[Callable[..., AuxiliaryLoss]] = Registry("auxiliary loss")
 
-_FACTS = ("batch_dice", "ignore_index")
+_FACTS = ("ignore_index",)
 
 
 def build_loss(
@@ -24,7 +24,8 @@ def build_loss(
     Args:
         name: An entry of `LOSSES`.
         options: Passed to the loss.
-        batch_dice: What the plan says: one Dice for the whole batch. A loss without a Dice does not get it.
+        batch_dice: What the plan says: one Dice for the whole batch. A loss without a Dice does not get it;
+            an option of this name comes before it.
         ignore_index: Class index that does not count, None if there is none.
 
     Raises:
@@ -33,7 +34,7 @@ def build_loss(
     build = LOSSES[name]
     check_options("loss", name, build, options, reserved=_FACTS)
     facts = {"batch_dice": batch_dice} if _takes(build, "batch_dice") else {}
-    return build(ignore_index=ignore_index, **facts, **options)
+    return build(ignore_index=ignore_index, **{**facts, **options})
 
 
 def create_auxiliary_loss(name: str, **options: Any) -> AuxiliaryLoss:

@@ -45,7 +45,7 @@ class Recipe(BaseModel):
         sam_rho: How far sharpness-aware minimisation climbs before it takes the gradient of a step; then a
             step passes twice over its batch. 0 is without it.
         sam_adaptive: It climbs relative to the size of each weight.
-        schedule: `poly`, `cosine` or `constant`.
+        schedule: `poly`, `cosine`, `multi_step` or `constant`.
         schedule_options: Its options, for example `{"exponent": 0.9}`.
         schedule_per: Whether the rate changes after every epoch (as in nnU-Net) or every step.
         warmup: Fraction of the training in which the rate rises.
@@ -137,10 +137,11 @@ class Recipe(BaseModel):
         return self
 
     def create_loss(self, *, batch_dice: bool) -> nn.Module:
-        """Returns the loss; `batch_dice` is the plan's."""
-        from scanseg.losses import create_loss
+        """Returns the loss; `batch_dice` is the plan's, unless the loss's options have their own."""
+        from scanseg.losses import DeepSupervision, build_loss
 
-        return create_loss(self.loss, batch_dice=batch_dice, **self.loss_options)
+        loss = build_loss(self.loss, self.loss_options, batch_dice=batch_dice, ignore_index=None)
+        return DeepSupervision(loss)
 
     def create_auxiliary(self) -> Auxiliary | None:
         """Returns the auxiliary loss and its factor, None without one."""
