@@ -35,6 +35,7 @@ def test_the_preset_file_of_nnunet_names_every_field():
 
     text = (Path(scanseg.training.__file__).parent / "presets" / "nnunet.toml").read_text()
     without_value = {"auxiliary_loss", "minutes", "early_stop", "batch_size", "patch_size"}
+    without_value |= {"pretrained", "pretrained_sha256"}
     assert set(tomllib.loads(text)) == set(Recipe.model_fields) - without_value
 
 
@@ -109,6 +110,11 @@ WRONG = [
     ({**AUXILIARY, "auxiliary_options": {"pair": ""}}, r"has no option 'pair'.*Accepted: pairs, reduction"),
     ({**AUXILIARY, "auxiliary_options": {"pairs": ""}}, r"pairs must be one of forward_backward, same_"),
     ({"auxiliary_options": {"pairs": "x"}}, r"auxiliary_options, but no auxiliary_loss"),
+    ({"freeze_encoder_epochs": 1}, r"freeze_encoder_epochs needs a .* VMamba's encoder, and umamba_bot has"),
+    ({"network": "hunet_light", "pretrained": "a.safetensors"}, r"pretrained needs .* and hunet_light has"),
+    ({"network": "vm_unet", "pretrained": "a.pth"}, r"a.pth is not a safetensors file.*torch.load"),
+    ({"pretrained_sha256": "0" * 64}, r"pretrained_sha256, but no pretrained file"),
+    ({"pretrained_sha256": "0" * 63}, r"pretrained_sha256 .*pattern"),
     ({"auxiliary_weight": -0.3}, r"auxiliary_weight .*greater than or equal to 0, got -0.3"),
     ({"loss": "focal", "loss_options": {"gamma": -1}}, r"gamma must be a number from 0 .*got -1"),
     (

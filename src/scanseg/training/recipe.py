@@ -30,6 +30,10 @@ class Recipe(BaseModel):
     Attributes:
         network: Registered network.
         network_options: Its options, for example `{"base_features": 16}`.
+        pretrained: Path of a local safetensors file with VMamba's weights, read once when a run begins.
+        pretrained_sha256: Its SHA-256; another file is refused.
+        freeze_encoder_epochs: Epochs at the beginning in which the parameters that VMamba's weights fill stay
+            as they are, whether or not there is such a file.
         loss: Registered loss.
         loss_options: Its options.
         deep_supervision: Also judge the coarser outputs of networks that have them.
@@ -69,6 +73,9 @@ class Recipe(BaseModel):
 
     network: str = "umamba_bot"
     network_options: dict[str, Any] = Field(default_factory=dict)
+    pretrained: str | None = Field(None, min_length=1)
+    pretrained_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    freeze_encoder_epochs: int = Field(0, ge=0)
     loss: str = "dice_ce"
     loss_options: dict[str, Any] = Field(default_factory=dict)
     deep_supervision: bool = True
@@ -115,6 +122,7 @@ class Recipe(BaseModel):
 
         from scanseg.networks import NETWORKS
         from scanseg.training.abilities import check_abilities
+        from scanseg.training.encoder import require_safetensors
 
         NETWORKS[self.network]
         # A parameter for the optimiser to be made with; a layer would draw from the global random state.
@@ -132,6 +140,14 @@ class Recipe(BaseModel):
                 "The recipe has auxiliary_options, but no auxiliary_loss.",
                 code="E-RECIPE-AUXILIARY",
                 hint="Name the auxiliary_loss too, or leave its options out.",
+            )
+        if self.pretrained is not None:
+            require_safetensors(self.pretrained)
+        elif self.pretrained_sha256 is not None:
+            raise UsageError(
+                "The recipe has pretrained_sha256, but no pretrained file.",
+                code="E-RECIPE-PRETRAINED",
+                hint="Name the file in pretrained too, or leave its SHA-256 out.",
             )
         check_abilities(self)
         return self

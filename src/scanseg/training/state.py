@@ -58,6 +58,7 @@ class TrainingState(BaseModel):
         best_ema: The highest of them.
         best_epoch: The epoch it belongs to, counted from 1.
         stopped: Why training ended, empty while it goes on.
+        pretrained_sha256: Of the file the run began with; None without one.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -76,6 +77,7 @@ class TrainingState(BaseModel):
     best_ema: float | None = None
     best_epoch: int | None = None
     stopped: Stopped = ""
+    pretrained_sha256: str | None = None
 
     @property
     def step(self) -> int:

@@ -36,8 +36,16 @@ class Task:
 
         Raises:
             UsageError: The recipe's batch or patch is not the plan's (strides and memory depend on them, so
-                the plan has to know them), or it wants to stop early without validation cases.
+                the plan has to know them), its patch has other dimensions, or it wants to stop early without validation cases.
         """
+        patch, dims = self.recipe.patch_size, self.configuration.spatial_dims
+        if patch is not None and len(patch) != dims:
+            raise UsageError(
+                f"The recipe's patch_size {patch} has {len(patch)} axes, the configuration "
+                f"{self.configuration.name} has {dims}.",
+                code="E-RECIPE-PLAN",
+                hint="Train another configuration (--config 2d for slices), or set another patch_size.",
+            )
         for name in ("batch_size", "patch_size"):
             wanted, planned = getattr(self.recipe, name), getattr(self.configuration, name)
             if wanted is not None and wanted != planned:
