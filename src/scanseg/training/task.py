@@ -36,7 +36,8 @@ class Task:
 
         Raises:
             UsageError: The recipe's batch or patch is not the plan's (strides and memory depend on them, so
-                the plan has to know them), its patch has other dimensions, or it wants to stop early without validation cases.
+                the plan has to know them), its patch has other dimensions, or it wants to stop early without
+                validation cases.
         """
         patch, dims = self.recipe.patch_size, self.configuration.spatial_dims
         if patch is not None and len(patch) != dims:
