@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 CONVERT = (
     'Convert it once, where you trust its source: python -c "import torch, safetensors.torch as s; '
-    "s.save_file({k: v.contiguous().clone() for k, v in torch.load('FILE.pth', weights_only=True)['model'].items()}, "
-    "'FILE.safetensors')\""
+    "weights = torch.load('FILE.pth', weights_only=True)['model']; "
+    "s.save_file({k: v.contiguous().clone() for k, v in weights.items()}, 'FILE.safetensors')\""
 )
 
 
