@@ -50,6 +50,8 @@ SHORT = {
     "oversample_foreground": 0.0,
     "batch_size": None,
     "patch_size": None,
+    "sharpen_amount": None,
+    "sharpen_radius": None,
 }
 
 

@@ -35,7 +35,7 @@ def test_the_preset_file_of_nnunet_names_every_field():
 
     text = (Path(scanseg.training.__file__).parent / "presets" / "nnunet.toml").read_text()
     without_value = {"auxiliary_loss", "minutes", "early_stop", "batch_size", "patch_size"}
-    without_value |= {"pretrained", "pretrained_sha256"}
+    without_value |= {"pretrained", "pretrained_sha256", "sharpen_amount", "sharpen_radius"}
     assert set(tomllib.loads(text)) == set(Recipe.model_fields) - without_value
 
 

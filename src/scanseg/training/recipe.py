@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from scanseg.training.auxiliary import Auxiliary
 
 
+# Fields that the plan has to know.
+PLANNED = ("batch_size", "patch_size", "sharpen_amount", "sharpen_radius")
+
+
 class Recipe(BaseModel):
     """Everything about a training that the data does not decide. The defaults are nnU-Net's.
 
@@ -67,6 +71,9 @@ class Recipe(BaseModel):
         mirror: Mirroring belongs to these variations.
         batch_size: Instead of the plan's.
         patch_size: Instead of the plan's, axes of the network.
+        sharpen_amount: Instead of the plan's (0): how much images are sharpened before the network sees them,
+            in training and prediction alike; see `nnunet.sharpen`.
+        sharpen_radius: Instead of the plan's (1): of the blur in it, in voxels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -107,6 +114,8 @@ class Recipe(BaseModel):
     mirror: bool = True
     batch_size: int | None = Field(None, ge=1)
     patch_size: Shape | None = Field(None, min_length=2, max_length=3)
+    sharpen_amount: float | None = Field(None, ge=0)
+    sharpen_radius: float | None = Field(None, gt=0)
 
     def __init__(self, **fields: Any) -> None:
         try:
