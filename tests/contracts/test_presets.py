@@ -41,10 +41,19 @@ SMALL = {
     "n_blocks_encoder": 1,
     "n_blocks_decoder": 1,
     "pad_to_fit": True,
+    "levels": 2,
+    "hidden_size": 24,
+    "mlp_dim": 48,
+    "num_heads": 3,
+    "window_size": 4,
+    "transformer_depth": 1,
+    "resnet_depths": [1, 1],
 }
+# Where the sizes above do not suit a network.
+SMALL_OF = {"swin_unetr": {"base_features": 12}, "segresnet": {"n_blocks_encoder": [1, 1]}}
 SHORT = {
     "epochs": 3,
-    "iterations_per_epoch": 4,
+    "iterations_per_epoch": 3,
     "validation_iterations": 1,
     "augment": False,
     "oversample_foreground": 0.0,
@@ -126,7 +135,8 @@ def _small(name: str) -> tuple[Recipe, int]:
     """Returns a preset in small, and in how many dimensions it is tried."""
     recipe = Recipe.load(name)
     entry = NETWORKS[recipe.network]
-    options = {key: value for key, value in SMALL.items() if key in entry.options}
+    sizes = {**SMALL, **SMALL_OF.get(recipe.network, {})}
+    options = {key: value for key, value in sizes.items() if key in entry.options}
     changes: dict[str, Any] = {**SHORT, "network_options": {**recipe.network_options, **options}}
     return recipe.changed(**changes), entry.spatial_dims[0]
 
