@@ -89,6 +89,7 @@ WRONG = [
     ({"epochs": "many"}, r"epochs .*valid integer"),
     ({"patch_size": [1]}, r"patch_size .*at least 2 items"),
     ({"network": "umamba_bott"}, r"Unknown network 'umamba_bott'. Did you mean umamba_bot"),
+    ({"network_options": {"base_feature": 8}}, r"umamba_bot has no option 'base_feature'.*base_features"),
     ({"loss": "dice_ec"}, r"Unknown loss 'dice_ec'. .*Known: dice_ce"),
     ({"optimizer": "sam"}, r"Unknown optimizer 'sam'"),
     ({"schedule": "step"}, r"Unknown schedule 'step'"),

@@ -125,15 +125,16 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        """Refuses unknown networks, losses, optimisers and schedules, and options they do not have."""
+        """Refuses unknown names, options of theirs that do not exist, and fields that do not go together."""
         import torch
         from torch import nn
 
         from scanseg.networks import NETWORKS
+        from scanseg.networks.registry import check_options
         from scanseg.training.abilities import check_abilities
         from scanseg.training.encoder import require_safetensors
 
-        NETWORKS[self.network]
+        check_options(NETWORKS[self.network], self.network_options)
         # A parameter for the optimiser to be made with; a layer would draw from the global random state.
         learner = nn.ParameterList([nn.Parameter(torch.zeros(1))])
         self.create_optimizer(learner, self.create_loss(batch_dice=False))
