@@ -51,7 +51,6 @@ def require_abilities(recipe: Recipe, network: nn.Module) -> None:
             code="E-RECIPE-ENCODER",
             hint=f"Leave {field} out, or use such a network, for example vm_unet.",
         )
-
     if recipe.auxiliary_loss is not None and not hasattr(network, "forward_with_aux"):
         raise UsageError(
             f"The auxiliary loss {recipe.auxiliary_loss} needs more than logits, and {recipe.network} gives "

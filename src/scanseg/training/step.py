@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,12 @@ class _Pass:
     auxiliary: Tensor | None
     total: Tensor
 
-    def result(self, total: float, gradient_norm: float, *, made: bool) -> StepResult:
-        """Returns the result of a step; a `total` that is not finite stands for the loss."""
+    def result(self, total: float) -> StepResult:
+        """Returns the result of a step that is not made yet; a `total` that is not finite is its loss."""
+        if self.auxiliary is None:
+            return StepResult(total, math.nan, made=False)
         loss = self.loss.item() if math.isfinite(total) else total
-        auxiliary = None if self.auxiliary is None else self.auxiliary.item()
-        return StepResult(loss, gradient_norm, made, auxiliary)
+        return StepResult(loss, math.nan, made=False, auxiliary=self.auxiliary.item())
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -105,36 +106,35 @@ def train_step(
         nnU-Net 2.8.1, nnUNetTrainer.train_step; the checks for finite values are ours.
     """
 
-    def backward() -> tuple[_Pass, float]:
-        """Returns a pass and its total loss, and leaves the gradients if that is finite."""
+    def backward() -> StepResult:
+        """Returns what a pass came to, and leaves its gradients if its losses are finite."""
         optimizer.zero_grad(set_to_none=True)
         found = _forward(network, loss_function, data, target, precision, auxiliary)
         total = _agreed(network, found.total.item())
         if math.isfinite(total):
             found.total.backward()  # type: ignore[no-untyped-call]
-        return found, total
+        return found.result(total)
 
     place: AbstractContextManager[None] = nullcontext()
-    first: tuple[_Pass, float] | None = None
+    result: StepResult | None = None
     if sam is not None:
         with _first_pass(network, data.device):
-            first = backward()
+            result = backward()
         norm = _agreed(network, sam.norm(network))
-        if not (math.isfinite(first[1]) and math.isfinite(norm)):
-            return first[0].result(first[1], norm, made=False)
+        if not (math.isfinite(result.loss) and math.isfinite(norm)):
+            return replace(result, gradient_norm=norm)
         place = sam.climbed(network, norm)
     with place:
-        followed, total = backward()
-    if not math.isfinite(total):
-        return followed.result(total, math.nan, made=False)
+        followed = backward()
+    if not math.isfinite(followed.loss):
+        return followed
     _average_gradients(network, loss_function)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf).item()
     learned = [p.grad for p in loss_function.parameters() if p.grad is not None]
     made = math.isfinite(norm) and all(bool(torch.isfinite(gradient).all()) for gradient in learned)
     if made:
         optimizer.step()
-    told, total = first or (followed, total)
-    return told.result(total, norm, made=made)
+    return replace(result or followed, gradient_norm=norm, made=made)
 
 
 def _forward(
