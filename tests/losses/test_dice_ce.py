@@ -86,6 +86,42 @@ def test_closed_form():
     assert create_loss("dice_ce", smooth=0.0)(logits, target).item() == pytest.approx(expected, abs=1e-6)
 
 
+def plain_dice(logits, target, *, squared: bool, background: bool, batch_dice: bool) -> float:
+    """The mean Dice over classes (and samples), one class after another."""
+    p, power = logits.softmax(1), 2 if squared else 1
+    groups = [slice(None)] if batch_dice else [slice(n, n + 1) for n in range(len(p))]
+    values = []
+    for group in groups:
+        for label in range(0 if background else 1, p.shape[1]):
+            found, wanted = p[group, label], (target[group, 0] == label).double()
+            total = (found**power).sum() + (wanted**power).sum()
+            values.append((2 * (found * wanted).sum() + 1e-5) / (total + 1e-5))
+    return sum(values).item() / len(values)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_every_form_of_dice(squared, background, batch_dice):
+    logits, target = random_case((7, 6), classes=3, seed=4, dtype=torch.float64)
+    form = {"squared": squared, "background": background, "batch_dice": batch_dice}
+    expected = plain_dice(logits, target, **form)
+    assert create_loss("dice", **form)(logits, target).item() == pytest.approx(1 - expected, abs=1e-12)
+    entropy = create_loss("cross_entropy")(logits, target).item()
+    both = create_loss("dice_ce", weight_dice=0.4, weight_ce=0.6, **form)
+    assert both(logits, target).item() == pytest.approx(0.6 * entropy - 0.4 * expected, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda x: both(x, target), [logits])
+
+
+def test_squares_prefer_certain_answers():
+    """Zero logits of two classes, half of the voxels foreground: 2 * 0.25 / (0.25 + 0.5), not 0.5."""
+    logits, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4)
+    target[..., :2, :] = 1
+    for squared, dice in ((False, 0.5), (True, 2 / 3)):
+        loss = create_loss("dice", squared=squared, smooth=0.0)
+        assert loss(logits, target).item() == pytest.approx(1 - dice, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2)])
 def test_gradients_of_every_loss(name, shape):

@@ -191,7 +191,7 @@ WRONG = [
     ({"components": {"dice": 1.0}}, "must be a table of losses"),
     ({"components": {"dise": {}}}, r"Unknown loss 'dise'. Did you mean dice"),
     ({"components": {"focal": {"gama": 1}}}, "'focal' has no option 'gama'"),
-    ({"components": {"dice": {"batch_dice": True}}}, "'dice' has no option 'batch_dice'"),
+    ({"components": {"dice": {"ignore_index": 2}}}, "'dice' has no option 'ignore_index'"),
     ({"floor": 0.0}, "floor must be a number"),
     ({"sigma": 0.01}, "sigma must be a number from 0.1 "),
     ({"sigma": math.inf}, "sigma must be a number"),

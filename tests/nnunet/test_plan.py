@@ -178,6 +178,9 @@ def test_overrides_apply_where_they_fit(hippocampus: Prepared) -> None:
     assert plan.configurations["2d"].batch_size == 5
     assert plan.configurations["3d_fullres"].batch_size == 2
     assert plan.reasons["2d.batch_size"] == "Set by the user."
+    sharp = replan(hippocampus, {"2d.sharpen_amount": 0.5, "sharpen_radius": 2}).configurations
+    assert (sharp["2d"].sharpen_amount, sharp["2d"].sharpen_radius) == (0.5, 2.0)
+    assert (sharp["3d_fullres"].sharpen_amount, sharp["3d_fullres"].sharpen_radius) == (0.0, 2.0)
     assert plan.nnunet == hippocampus.plan.nnunet
 
 
@@ -200,6 +203,10 @@ def test_spacing_override_in_2d(nuclei: Prepared) -> None:
     [
         ({"colour": 1}, "E-PLAN-OVERRIDE", "patch_size"),
         ({"batch_size": 0}, "E-PLAN-OVERRIDE", "whole numbers"),
+        ({"sharpen_amount": -1}, "E-PLAN-OVERRIDE", "a number from 0"),
+        ({"2d.sharpen_amount": True}, "E-PLAN-OVERRIDE", "a number from 0"),
+        ({"sharpen_radius": 0}, "E-PLAN-OVERRIDE", "a number above 0"),
+        ({"sharpen_radius": float("inf")}, "E-PLAN-OVERRIDE", "a number above 0"),
         ({"batch_size": True}, "E-PLAN-OVERRIDE", "whole numbers"),
         ({"patch_size": 64}, "E-PLAN-OVERRIDE", "2 or 3 numbers"),
         ({"patch_size": "64"}, "E-PLAN-OVERRIDE", "2 or 3 numbers"),

@@ -41,6 +41,53 @@ def test_cosine_is_torchs():
     assert [rate(epoch / EPOCHS) for epoch in range(EPOCHS)] == pytest.approx(expected, rel=1e-9)
 
 
+def test_several_halves_are_torchs_in_a_training_longer_than_its_period():
+    expected = reference_rates(
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS // 5, eta_min=1e-4)
+    )
+    rate = create_schedule("cosine", learning_rate=0.01, minimum=1e-4, halves=5)
+    # The recursion of torch loses some digits at every turn.
+    assert [rate(epoch / EPOCHS) for epoch in range(EPOCHS)] == pytest.approx(expected, rel=1e-6)
+
+
+def test_steps_are_torchs():
+    expected = reference_rates(
+        lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 25, 38], gamma=0.3)
+    )
+    options = {"milestones": [10 / EPOCHS, 25 / EPOCHS, 38 / EPOCHS], "factor": 0.3}
+    rate = create_schedule("multi_step", learning_rate=0.01, **options)
+    assert [rate(epoch / EPOCHS) for epoch in range(EPOCHS)] == pytest.approx(expected, rel=1e-9)
+    assert create_schedule("multi_step", learning_rate=1.0, milestones=[])(0.9) == 1.0
+
+
+STEPS = [
+    {"milestones": [0.0, 0.5]},
+    {"milestones": [0.5, 1.0]},
+    {"milestones": [0.5, 0.5]},
+    {"milestones": ["half"]},
+    {"milestones": "0.5"},
+    {"milestones": [float("nan")]},
+    {"factor": 0.0},
+    {"factor": 2.0},
+    {"factor": True},
+]
+
+
+@pytest.mark.parametrize("options", STEPS, ids=str)
+def test_steps_that_are_refused(options):
+    with pytest.raises(
+        UsageError, match=r"rising milestones between 0 and 1 and a factor .*, got "
+    ) as caught:
+        create_schedule("multi_step", learning_rate=1.0, **options)
+    assert caught.value.code == "E-SCHEDULE-VALUE"
+
+
+@pytest.mark.parametrize("halves", [0, -1, 1.5, True, "2"])
+def test_halves_that_are_refused(halves):
+    with pytest.raises(UsageError, match="halves must be a whole number from 1 on"):
+        create_schedule("cosine", learning_rate=1.0, halves=halves)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_fall_and_stay_positive(name):
     rate = create_schedule(name, learning_rate=0.5)

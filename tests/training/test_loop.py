@@ -434,6 +434,8 @@ def test_the_recipe_must_fit_the_plan(prepared, tmp_path):
         train_network(**prepared.arguments(run_folder=tmp_path, batch_size=3))
     with pytest.raises(UsageError, match=r"patch_size is \(8, 8, 8\), but the plan"):
         train_network(**prepared.arguments(run_folder=tmp_path, patch_size=(8, 8, 8)))
+    with pytest.raises(UsageError, match=r"\(8, 8\) has 2 axes, .* 3d_fullres has 3.*--config"):
+        train_network(**prepared.arguments(run_folder=tmp_path, patch_size=(8, 8)))
     train_network(**prepared.arguments(run_folder=tmp_path, batch_size=2, patch_size=(16, 16, 16), epochs=1))
 
 

@@ -291,12 +291,14 @@ def _check_members(members: Sequence[_Member], folders: Sequence[Path]) -> None:
             member.plan.orientation,
             chosen.spacing,
             chosen.normalization,
+            chosen.sharpen_amount,
+            chosen.sharpen_radius,
         )
 
     for member, folder in zip(members, folders, strict=True):
         if facts(member) != facts(members[0]):
             raise ModelError(
-                f"{folder} and {folders[0]} cannot be averaged: labels, channels or spacing differ.",
+                f"{folder} and {folders[0]} cannot be averaged: labels, channels or preparation differ.",
                 code="E-MODEL-ENSEMBLE",
                 hint="Make ensembles of runs on the same dataset and configuration.",
             )

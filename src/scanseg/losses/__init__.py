@@ -4,12 +4,19 @@ from typing import Any
 
 from torch import nn
 
+from scanseg.losses.consistency import cosine_consistency, create_cosine_consistency
 from scanseg.losses.cross_entropy import CrossEntropy
 from scanseg.losses.deep_supervision import DeepSupervision, deep_supervision_weights
 from scanseg.losses.dice import Dice
 from scanseg.losses.dice_ce import DiceCE
 from scanseg.losses.focal import Focal
-from scanseg.losses.registry import LOSSES, build_loss
+from scanseg.losses.registry import (
+    AUXILIARY_LOSSES,
+    LOSSES,
+    AuxiliaryLoss,
+    build_loss,
+    create_auxiliary_loss,
+)
 from scanseg.losses.uncertainty import UncertaintyAware
 
 LOSSES.register("dice_ce")(DiceCE)
@@ -17,6 +24,8 @@ LOSSES.register("dice")(Dice)
 LOSSES.register("cross_entropy")(CrossEntropy)
 LOSSES.register("focal")(Focal)
 LOSSES.register("uncertainty_aware")(UncertaintyAware)
+
+AUXILIARY_LOSSES.register("cosine_consistency")(create_cosine_consistency)
 
 
 def create_loss(
@@ -45,13 +54,18 @@ def create_loss(
 
 
 __all__ = [
+    "AUXILIARY_LOSSES",
     "LOSSES",
+    "AuxiliaryLoss",
     "CrossEntropy",
     "DeepSupervision",
     "Dice",
     "DiceCE",
     "Focal",
     "UncertaintyAware",
+    "build_loss",
+    "cosine_consistency",
+    "create_auxiliary_loss",
     "create_loss",
     "deep_supervision_weights",
 ]

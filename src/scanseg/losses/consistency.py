@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from scanseg.errors import UsageError
+from scanseg.losses.registry import AuxiliaryLoss
 
 PAIRS = {
     "forward_backward": (("sequential_down", "sequential_up"), ("skip_down", "skip_up")),
     "same_direction": (("sequential_down", "skip_down"), ("sequential_up", "skip_up")),
 }
+_REDUCTIONS = ("mean", "sum")
 
 
 def cosine_consistency(
@@ -42,11 +45,7 @@ def cosine_consistency(
         >>> cosine_consistency(aux)
         tensor(1.)
     """
-    for name, value, accepted in (("pairs", pairs, PAIRS), ("reduction", reduction, ("mean", "sum"))):
-        if value not in accepted:
-            raise UsageError(
-                f"{name} must be one of {', '.join(accepted)}, got {value!r}.", code="E-LOSS-OPTION"
-            )
+    _check(pairs, reduction)
     names = tuple(aux["scan_names"])
     used = [(names.index(a), names.index(b)) for a, b in PAIRS[pairs] if a in names and b in names]
     blocks = [scans for stage in aux["scans"] for scans in stage]
@@ -58,6 +57,24 @@ def cosine_consistency(
         )
     terms = torch.stack([_distance(scans, used) for scans in blocks])
     return terms.mean() if reduction == "mean" else terms.sum()
+
+
+def create_cosine_consistency(*, pairs: str = "forward_backward", reduction: str = "mean") -> AuxiliaryLoss:
+    """Returns `cosine_consistency` with these options.
+
+    Raises:
+        UsageError: An unknown value.
+    """
+    _check(pairs, reduction)
+    return partial(cosine_consistency, pairs=pairs, reduction=reduction)
+
+
+def _check(pairs: object, reduction: object) -> None:
+    for name, value, accepted in (("pairs", pairs, PAIRS), ("reduction", reduction, _REDUCTIONS)):
+        if not isinstance(value, str) or value not in accepted:
+            raise UsageError(
+                f"{name} must be one of {', '.join(accepted)}, got {value!r}.", code="E-LOSS-OPTION"
+            )
 
 
 def _distance(scans: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:

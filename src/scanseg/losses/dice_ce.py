@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from scanseg.losses.cross_entropy import cross_entropy
-from scanseg.losses.dice import soft_dice
+from scanseg.losses.dice import DiceForm, soft_dice
 from scanseg.losses.ignored import split_ignored
+from scanseg.losses.numbers import require_flags
 
 
 class DiceCE(nn.Module):
@@ -17,7 +18,7 @@ class DiceCE(nn.Module):
         ignore_index: Class index in the target whose voxels do not count; None if there is no such class.
             A batch in which no voxel counts has a cross-entropy of 0.
         weight_dice, weight_ce: Factors of the two terms.
-        smooth: See `soft_dice`.
+        smooth, squared, background: See `soft_dice`.
 
     Source:
         nnU-Net (Isensee 2021); equal in value and gradient to nnunetv2's DC_and_CE_loss.
@@ -31,10 +32,19 @@ class DiceCE(nn.Module):
         weight_dice: float = 1.0,
         weight_ce: float = 1.0,
         smooth: float = 1e-5,
+        squared: bool = False,
+        background: bool = False,
     ) -> None:
         super().__init__()
-        self.batch_dice, self.ignore_index = batch_dice, ignore_index
-        self.weight_dice, self.weight_ce, self.smooth = weight_dice, weight_ce, smooth
+        require_flags(batch_dice=batch_dice, squared=squared, background=background)
+        self.ignore_index = ignore_index
+        self.weight_dice, self.weight_ce = weight_dice, weight_ce
+        self.form: DiceForm = {
+            "batch_dice": batch_dice,
+            "smooth": smooth,
+            "squared": squared,
+            "background": background,
+        }
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of one output.
@@ -44,5 +54,5 @@ class DiceCE(nn.Module):
             target: Class indices, (B, 1, *spatial), any numeric type.
         """
         known, mask = split_ignored(target, self.ignore_index)
-        dice = soft_dice(logits.softmax(1), known, batch_dice=self.batch_dice, smooth=self.smooth, mask=mask)
+        dice = soft_dice(logits.softmax(1), known, mask=mask, **self.form)
         return -self.weight_dice * dice + self.weight_ce * cross_entropy(logits, known, mask)

@@ -1,4 +1,4 @@
-"""Numbers that a person passes to a loss."""
+"""Numbers and flags that a person passes to a loss."""
 
 import math
 
@@ -17,3 +17,16 @@ def require_number(option: str, value: object, *, low: float = 0.0, below: float
             f"The loss's {option} must be a number from {low:g} to below {below:g}, got {value!r}.",
             code="E-LOSS-VALUE",
         )
+
+
+def require_flags(**options: object) -> None:
+    """Refuses values other than True and False.
+
+    Raises:
+        UsageError: One is something else; names the option.
+    """
+    for option, value in options.items():
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"The loss's {option} must be true or false, got {value!r}.", code="E-LOSS-VALUE"
+            )

@@ -1,16 +1,19 @@
-"""The table of losses."""
+"""The tables of losses: of the logits, and of what a network tells besides them."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from scanseg.registry import Registry, check_options
 
-LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
+AuxiliaryLoss = Callable[[Mapping[str, Any]], Tensor]
 
-_FACTS = ("batch_dice", "ignore_index")
+LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
+AUXILIARY_LOSSES: Registry[Callable[..., AuxiliaryLoss]] = Registry("auxiliary loss")
+
+_FACTS = ("ignore_index",)
 
 
 def build_loss(
@@ -21,7 +24,8 @@ def build_loss(
     Args:
         name: An entry of `LOSSES`.
         options: Passed to the loss.
-        batch_dice: What the plan says: one Dice for the whole batch. A loss without a Dice does not get it.
+        batch_dice: What the plan says: one Dice for the whole batch. A loss without a Dice does not get it;
+            an option of this name comes before it.
         ignore_index: Class index that does not count, None if there is none.
 
     Raises:
@@ -30,7 +34,22 @@ def build_loss(
     build = LOSSES[name]
     check_options("loss", name, build, options, reserved=_FACTS)
     facts = {"batch_dice": batch_dice} if _takes(build, "batch_dice") else {}
-    return build(ignore_index=ignore_index, **facts, **options)
+    return build(ignore_index=ignore_index, **{**facts, **options})
+
+
+def create_auxiliary_loss(name: str, **options: Any) -> AuxiliaryLoss:
+    """Returns the auxiliary loss `name`: from the second result of `forward_with_aux` to a scalar.
+
+    Args:
+        name: An entry of `AUXILIARY_LOSSES`.
+        options: Its options, for example `pairs="same_direction"`.
+
+    Raises:
+        UsageError: The name, an option or its value is not accepted.
+    """
+    build = AUXILIARY_LOSSES[name]
+    check_options("auxiliary loss", name, build, options)
+    return build(**options)
 
 
 def _takes(build: Callable[..., object], argument: str) -> bool:

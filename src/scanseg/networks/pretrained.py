@@ -59,19 +59,10 @@ def load_vmamba(
 
     Source: the names of the first version of MzeroMiko/VMamba.
     """
-    encoders = [part for part in network.modules() if isinstance(part, VSSEncoder)]
-    if len(encoders) != 1:
-        raise UsageError(
-            f"VMamba's weights need a network with one VSS encoder, got {type(network).__name__}.",
-            code="E-PRETRAINED-NETWORK",
-        )
-    own = dict(encoders[0].named_parameters())
+    encoder = vss_encoder(network)
+    own = dict(encoder.named_parameters())
     found = {_renamed(name): name for name in tensors if not _CLASSIFIER.match(name)}
-    wanted = [
-        name
-        for name in own
-        if not _OURS.search(name) and (patch_embedding or not name.startswith("patch_embed."))
-    ]
+    wanted = filled_by_vmamba(encoder, patch_embedding=patch_embedding)
     missing = [name for name in wanted if name not in found]
     misshaped = [
         f"{found[name]} is {tuple(tensors[found[name]].shape)}, needed is {tuple(own[name].shape)}"
@@ -95,6 +86,39 @@ def load_vmamba(
         fresh=tuple(name for name in own if name not in wanted),
         unused=tuple(name for name in tensors if name not in taken),
     )
+
+
+def has_vss_encoder(network: nn.Module) -> bool:
+    """Returns whether `vss_encoder` finds what it looks for."""
+    return len(_encoders(network)) == 1
+
+
+def vss_encoder(network: nn.Module) -> VSSEncoder:
+    """Returns the one VSS encoder of a network.
+
+    Raises:
+        UsageError: The network has none, or several.
+    """
+    encoders = _encoders(network)
+    if len(encoders) != 1:
+        raise UsageError(
+            f"VMamba's weights need a network with one VSS encoder, got {type(network).__name__}.",
+            code="E-PRETRAINED-NETWORK",
+        )
+    return encoders[0]
+
+
+def _encoders(network: nn.Module) -> list[VSSEncoder]:
+    return [part for part in network.modules() if isinstance(part, VSSEncoder)]
+
+
+def filled_by_vmamba(encoder: VSSEncoder, *, patch_embedding: bool) -> list[str]:
+    """Returns the names of the encoder's parameters that `load_vmamba` fills."""
+    return [
+        name
+        for name, _ in encoder.named_parameters()
+        if not _OURS.search(name) and (patch_embedding or not name.startswith("patch_embed."))
+    ]
 
 
 def _renamed(name: str) -> str:

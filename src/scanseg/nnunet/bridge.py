@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from scanseg.errors import UsageError
 from scanseg.files import write_json
 
 if TYPE_CHECKING:
@@ -93,8 +94,18 @@ def stock_plans(
         network: A registered name; the plan's by default.
         dataset_name: nnU-Net's folder name, for example `Dataset004_Hippocampus`; the plan's by default.
         options: Further options of the network.
+
+    Raises:
+        UsageError: The plan sharpens images, which stock nnU-Net does not.
     """
     from scanseg.networks import NETWORKS
+
+    if any(part.sharpen_amount for part in plan.configurations.values()):
+        raise UsageError(
+            "The plan sharpens images, and stock nnU-Net cannot.",
+            code="E-PLAN-SHARPEN",
+            hint="Make the plan without sharpen_amount.",
+        )
 
     name = network or plan.network
     plans = copy.deepcopy(plan.nnunet)

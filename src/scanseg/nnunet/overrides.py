@@ -15,7 +15,7 @@ from scanseg.types import Shape
 if TYPE_CHECKING:
     from scanseg.nnunet.planner import Draft
 
-FIELDS = ("patch_size", "batch_size", "spacing")
+FIELDS = ("patch_size", "batch_size", "spacing", "sharpen_amount", "sharpen_radius")
 # nnU-Net's reference: feature-map numbers of its plain U-Net that fit 8 GB at a batch size.
 _REFERENCE = {2: (85_000_000, 12), 3: (560_000_000, 2)}
 _MAX_FEATURES = {2: 512, 3: 320}
@@ -27,7 +27,7 @@ class Overrides:
 
     Attributes:
         spacing: Target spacing in image axes; None leaves nnU-Net's.
-        values: Maps `FIELD` or `CONFIGURATION.FIELD` to patch_size or batch_size.
+        values: Maps `FIELD` or `CONFIGURATION.FIELD` to a value for any other of the fields.
     """
 
     spacing: tuple[float, ...] | None
@@ -49,6 +49,8 @@ class Overrides:
                 values[key] = _whole(key, value)
             elif field == "patch_size":
                 values[key] = tuple(_whole(key, size) for size in _several(key, value, (2, 3)))
+            elif field.startswith("sharpen_"):
+                values[key] = _number(key, value, zero=field == "sharpen_amount")
         spacing = None
         if given.get("spacing") is not None:
             spacing = tuple(_length(entry) for entry in _several("spacing", given["spacing"], (image_dims,)))
@@ -76,12 +78,16 @@ class Overrides:
 def apply_overrides(
     configuration: Configuration, wanted: Overrides, draft: Draft, notes: dict[str, str]
 ) -> Configuration:
-    """Returns the configuration with the patch and batch a person set, and writes the reasons into `notes`.
+    """Returns the configuration with what a person set, and writes the reasons into `notes`.
 
     Raises:
         UsageError: The patch cannot be divided by the strides that nnU-Net's rules give it.
     """
     patch, batch = wanted.get("patch_size", configuration), wanted.get("batch_size", configuration)
+    for field in ("sharpen_amount", "sharpen_radius"):
+        if (value := wanted.get(field, configuration)) is not None:
+            configuration = configuration.model_copy(update={field: value})
+            notes[f"{configuration.name}.{field}"] = "Set by the user."
     name = configuration.name
     if patch is not None and patch != configuration.patch_size:
         configuration = with_patch(configuration, patch, draft)
@@ -165,6 +171,13 @@ def _whole(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _wrong(key, value, "whole numbers from 1 on")
     return value
+
+
+def _number(key: str, value: Any, *, zero: bool) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (0 <= value < math.inf) or (value == 0 and not zero):
+        raise _wrong(key, value, f"a number {'from' if zero else 'above'} 0")
+    return float(value)
 
 
 def _length(value: Any) -> float:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scanseg.errors import DataError, UsageError
 from scanseg.files import read_json, write_json
+from scanseg.nnunet.sharpen import AMOUNT, RADIUS
 from scanseg.types import Label, Shape, Spacing
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Configuration(BaseModel):
         normalization: nnU-Net's scheme for each channel.
         use_mask_for_norm: For each channel, whether only non-zero voxels count in the normalisation.
         batch_dice: Whether Dice is computed over the batch instead of per image.
+        sharpen_amount: How much images are sharpened, as in `sharpen`; 0 is not at all.
+        sharpen_radius: Of the blur in it, in voxels.
         memory_bytes: Estimated memory of one training step of the plan's network.
         memory_source: Which rule made `memory_bytes`.
     """
@@ -56,6 +59,8 @@ class Configuration(BaseModel):
     normalization: tuple[str, ...]
     use_mask_for_norm: tuple[bool, ...]
     batch_dice: bool
+    sharpen_amount: float = Field(default=AMOUNT, ge=0, allow_inf_nan=False)
+    sharpen_radius: float = Field(default=RADIUS, gt=0, allow_inf_nan=False)
     memory_bytes: int = Field(ge=0)
     memory_source: str = ""
 
@@ -178,8 +183,9 @@ def make_plan(
         network: Registered network; only the memory figures depend on it.
         memory_gb: Memory in GiB that training may take. Given, the batch and then the patch are
             made smaller until the network fits. None keeps nnU-Net's patch and batch, and warns.
-        overrides: `spacing`, `patch_size`, `batch_size`; or `CONFIGURATION.FIELD` for one configuration only.
-            Spacing is in the image's axes (z, y, x) or (y, x), patch_size in the network's.
+        overrides: `spacing`, `patch_size`, `batch_size`, `sharpen_amount`, `sharpen_radius`; or
+            `CONFIGURATION.FIELD` for one configuration only. Spacing is in the image's axes (z, y, x) or
+            (y, x), patch_size in the network's.
 
     Returns:
         The plan, with a reason for each value.

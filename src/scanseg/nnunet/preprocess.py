@@ -21,6 +21,7 @@ from scanseg.errors import DataError, Error
 from scanseg.files import sha256
 from scanseg.nnunet.cases import as_volume, read_case, training_cases
 from scanseg.nnunet.plan import Configuration, Plan
+from scanseg.nnunet.sharpen import sharpen
 from scanseg.nnunet.store import (
     STORE_VERSION,
     Preprocessed,
@@ -42,7 +43,7 @@ _HOUR_S = 3600.0
 def preprocess_case(
     image: Image, label: Array | None, plan: Plan, configuration: str | Configuration
 ) -> Preprocessed:
-    """Crops one case to its non-zero part, normalises and resamples it with nnU-Net's own code.
+    """Crops one case to its non-zero part, normalises and resamples it with nnU-Net's own code; sharpens it.
 
     Args:
         image: Turned to the plan's orientation.
@@ -72,6 +73,13 @@ def preprocess_case(
         data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
             data, seg, {"spacing": list(spacing)}, plans, stock, description
         )
+    chosen = plan.configuration(configuration)
+    data = sharpen(
+        data,
+        amount=chosen.sharpen_amount,
+        radius=chosen.sharpen_radius,
+        spatial_dims=chosen.spatial_dims,
+    )
     if not np.isfinite(data).all():
         raise DataError(
             f"Values from {image.array.min():g} to {image.array.max():g} overflow when normalised.",
@@ -263,6 +271,9 @@ def _plan_key(plan: Plan, configuration: str) -> str:
         plan.nnunet["foreground_intensity_properties_per_channel"],
         {key: stock[key] for key in stock if key.startswith(("spacing", "normal", "use_mask", "resampling"))},
     ]
+    part = plan.configurations[configuration]
+    if part.sharpen_amount:
+        wanted.append({"sharpen": [part.sharpen_amount, part.sharpen_radius]})
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
 

@@ -57,6 +57,8 @@ def _configuration_reasons(configuration: Configuration, draft: Draft, spacing_s
         "n_conv_per_stage_decoder": "nnU-Net's default, two per stage.",
         "normalization": _normalization_reason(configuration, draft),
         "use_mask_for_norm": _mask_reason(draft),
+        "sharpen_amount": "Images are not sharpened unless it is asked for.",
+        "sharpen_radius": "One voxel unless it is asked for.",
         "batch_dice": "On for 2d, and for 3d_fullres where a 3d_lowres exists; else off.",
     }
 

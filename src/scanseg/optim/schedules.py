@@ -1,9 +1,11 @@
 """Learning rates as functions of the fraction of training that is done."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from scanseg.errors import UsageError
 from scanseg.registry import Registry, check_options
 
 Schedule = Callable[[float], float]
@@ -20,10 +22,56 @@ def poly(*, learning_rate: float, exponent: float = 0.9) -> Schedule:
 
 
 @SCHEDULES.register("cosine")
-def cosine(*, learning_rate: float, minimum: float = 0.0) -> Schedule:
-    """Returns half a cosine from `learning_rate` down to `minimum`."""
+def cosine(*, learning_rate: float, minimum: float = 0.0, halves: int = 1) -> Schedule:
+    """Returns half a cosine from `learning_rate` down to `minimum`, or `halves` of them: down, up, down ...
+
+    Raises:
+        UsageError: `halves` is not a whole number from 1 on.
+
+    Source:
+        Of several halves: CosineAnnealingLR of PyTorch in a training longer than its T_max, as in VM-UNet's.
+    """
+    if isinstance(halves, bool) or not isinstance(halves, int) or halves < 1:
+        raise UsageError(
+            f"The schedule's halves must be a whole number from 1 on, got {halves!r}.",
+            code="E-SCHEDULE-VALUE",
+        )
     span = (learning_rate - minimum) / 2
-    return lambda progress: minimum + span * (1.0 + math.cos(math.pi * progress))
+    return lambda progress: minimum + span * (1.0 + math.cos(math.pi * halves * progress))
+
+
+@SCHEDULES.register("multi_step")
+def multi_step(
+    *, learning_rate: float, milestones: Sequence[float] = (0.5, 0.75), factor: float = 0.1
+) -> Schedule:
+    """Returns a rate that is multiplied by `factor` at each milestone.
+
+    Args:
+        learning_rate: The first rate.
+        milestones: Fractions of the training, rising.
+        factor: In (0, 1].
+
+    Raises:
+        UsageError: A milestone is not within the training, they do not rise, or the factor is out of range.
+    """
+    places = [0.0, *milestones, 1.0] if isinstance(milestones, list | tuple) else []
+    numbers = [*places, factor]
+    if not places or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        raise _wrong_steps(milestones, factor)
+    if not (0 < factor <= 1 and all(a < b for a, b in itertools.pairwise(places))):
+        raise _wrong_steps(milestones, factor)
+    # Progress is a quotient; rounding must not move a milestone by a step.
+    reached = [place - 1e-9 for place in places[1:-1]]
+    return lambda progress: learning_rate * factor ** sum(progress >= place for place in reached)
+
+
+def _wrong_steps(milestones: object, factor: object) -> UsageError:
+    return UsageError(
+        "The schedule multi_step takes rising milestones between 0 and 1 and a factor from above 0 to 1, "
+        f"got {milestones!r} and {factor!r}.",
+        code="E-SCHEDULE-VALUE",
+        hint="Milestones are fractions of the training, for example [0.5, 0.75].",
+    )
 
 
 @SCHEDULES.register("constant")

@@ -30,7 +30,7 @@ from scanseg.progress import Progress, Report, silent
 from scanseg.reporting.figures import comparison, progress_figure
 from scanseg.reporting.report import write_report
 from scanseg.training.loop import train_network
-from scanseg.training.recipe import Recipe
+from scanseg.training.recipe import PLANNED, Recipe
 from scanseg.types import Case
 
 CURVES_EVERY_S = 20
@@ -197,7 +197,7 @@ def _recipe(recipe: Recipe | Path | str, changes: Mapping[str, Any], options: Ma
 
 
 def _plan_overrides(recipe: Recipe) -> dict[str, Any]:
-    found = {"batch_size": recipe.batch_size, "patch_size": recipe.patch_size}
+    found = {name: getattr(recipe, name) for name in PLANNED}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -37,6 +37,8 @@ class Workspace:
         """Returns the folder of the images prepared for a configuration of a plan."""
         facts = plan.configurations[configuration].model_dump(mode="json")
         wanted = {key: facts[key] for key in ("spatial_dims", "spacing", "normalization")}
+        if facts["sharpen_amount"]:
+            wanted["sharpen"] = [facts["sharpen_amount"], facts["sharpen_radius"]]
         wanted["orientation"] = plan.orientation
         return self.folder / f"{configuration}-{_digest(wanted)}"
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from scanseg.devices import usable_cores
 from scanseg.nnunet.batches import Batches
 from scanseg.optim import Schedule
+from scanseg.training.abilities import require_abilities
 from scanseg.training.recipe import Recipe
 from scanseg.training.run import build_network, describe_network
 from scanseg.training.step import StepResult, to_device, train_step
@@ -66,6 +67,7 @@ class Training:
             precision=self.recipe.precision,
             clip_norm=self.recipe.clip_norm,
             sam=self.recipe.create_sam(),
+            auxiliary=self.recipe.create_auxiliary(),
         )
 
 
@@ -75,12 +77,13 @@ def assemble(task: Task, device: torch.device) -> Training:
     Changes the global random state; callers keep it with `borrowed_torch`.
 
     Raises:
-        UsageError: The recipe does not fit the plan.
+        UsageError: The recipe does not fit the plan or the network.
     """
     task.check()
     plan, configuration, recipe = task.plan, task.configuration, task.recipe
     torch.manual_seed(derived_seed(recipe.seed, "weights", 0))
     network = build_network(describe_network(task)).to(device)
+    require_abilities(recipe, network)
     loss = recipe.create_loss(batch_dice=configuration.batch_dice).to(device)
     scales = output_scales(network, (plan.in_channels, *configuration.patch_size), device)
 

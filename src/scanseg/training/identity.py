@@ -13,19 +13,22 @@ from typing import Any
 import torch
 
 from scanseg.errors import UsageError
+from scanseg.nnunet.plan import Configuration
 from scanseg.nnunet.store import read_marker
+from scanseg.training.recipe import Recipe
 from scanseg.training.task import Task
+
+_MEMORY = {"memory_bytes", "memory_source"}
 
 
 def run_identity(task: Task) -> dict[str, Any]:
     """Returns the facts that decide the result of a training, as JSON values."""
     plan, split = task.plan, task.split
     cases = sorted({*split.train, *split.validation})
-    memory = {"memory_bytes", "memory_source"}
     return {
         "recipe": task.recipe.model_dump(mode="json"),
         "plan": {
-            "configuration": task.configuration.model_dump(mode="json", exclude=memory),
+            "configuration": task.configuration.model_dump(mode="json", exclude=_MEMORY),
             "labels": [[label.value, label.name] for label in plan.labels],
             "channel_names": list(plan.channel_names),
             "orientation": plan.orientation,
@@ -58,17 +61,32 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def require_same(old: Mapping[str, Any], new: Mapping[str, Any], *, run_folder: Path) -> None:
     """Refuses to continue a run with another recipe, plan, split or data.
 
+    Fields that there were not yet when the run began have their defaults in it.
+
     Raises:
         UsageError: They differ; all differences are named.
     """
     # Through JSON, as the old one went: tuples have become lists.
-    found = differences(old, json.loads(json.dumps(new)))
+    found = differences(_with_defaults(old), json.loads(json.dumps(new)))
     if found:
         raise UsageError(
             f"The run in {run_folder} was begun with other settings:" + "".join(f"\n  {x}" for x in found),
             code="E-TRAIN-CHANGED",
             hint="Choose another run folder, or begin again with --restart, which erases this run.",
         )
+
+
+def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an identity with the fields that it lacks, as in runs of older versions."""
+    plan = identity.get("plan", {})
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Configuration.model_fields.items()
+        if not field.is_required() and name not in _MEMORY
+    }
+    configuration = {**defaults, **plan.get("configuration", {})}
+    recipe = {**Recipe().model_dump(mode="json"), **identity.get("recipe", {})}
+    return {**identity, "recipe": recipe, "plan": {**plan, "configuration": configuration}}
 
 
 def _data_digest(store_folder: Path, case_ids: Sequence[str]) -> str:

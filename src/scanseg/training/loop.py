@@ -20,6 +20,7 @@ from scanseg.nnunet.plan import Plan
 from scanseg.progress import Progress, Report, silent
 from scanseg.training.assemble import assemble, borrowed_torch, measure_pace
 from scanseg.training.checkpoint import Checkpoints, restore
+from scanseg.training.encoder import freeze_encoder, load_pretrained
 from scanseg.training.events import MetricsLog
 from scanseg.training.identity import differences, require_same, run_environment, run_identity
 from scanseg.training.interrupts import Interrupts
@@ -63,8 +64,10 @@ def train_network(
     metrics.jsonl has a line per epoch: epoch (from 1), step, learning_rate (of its last step), train_loss,
     validation_loss, pseudo_dice (mean over the foreground classes), pseudo_dice_per_label, ema_pseudo_dice,
     best, seconds, data_seconds (waiting for batches), elapsed_seconds (over all sessions), skipped_steps,
-    peak_memory_bytes, and sigma_NAME for each component of an uncertainty-aware loss. What is not a number is
-    null.
+    peak_memory_bytes. train_loss and validation_loss are those of the logits. Where there are such things:
+    auxiliary_loss (mean over the training steps, without its factor), sigma_NAME for each component of an
+    uncertainty-aware loss, alpha_NAME for each scan of UD-Mamba (sequential_down, skip_down, sequential_up,
+    skip_up: its weight, the mean over the blocks that use it). What is not a number is null.
 
     Args:
         plan: The plan the cases were preprocessed with.
@@ -86,7 +89,8 @@ def train_network(
         The result; at once, if the run has finished already.
 
     Raises:
-        UsageError: The recipe does not fit the plan, or the run was begun with other settings.
+        UsageError: The recipe does not fit the plan, the run was begun with other settings, or pretrained
+            weights cannot be used.
         TrainingError: Another process trains this run, too many steps in a row were not finite, a batch could
             not be made, or a file not be written.
         KeyboardInterrupt: SIGINT came; the state is saved.
@@ -125,6 +129,8 @@ def train_network(
         )
         config = _describe(task, folder)
         state = _begin(session) if saved is None else _continue(session, *saved)
+        config["pretrained_sha256"] = state.pretrained_sha256
+        write_json(folder / "config.json", config)
         _train(session, state, workers)
         return session.finish(state, config)
 
@@ -139,17 +145,21 @@ def _describe(task: Task, folder: Path) -> dict[str, Any]:
 
 
 def _begin(session: Session) -> TrainingState:
-    """Returns the state before the first step; with a time budget, after measuring the pace."""
+    """Returns the state before the first step; reads pretrained weights and, for a time budget, the pace."""
     session.log.keep(0)
-    budget = session.recipe.minutes
+    recipe = session.recipe
+    digest = load_pretrained(session.training.network, recipe)
+    if recipe.freeze_encoder_epochs and digest is None:
+        _log.warning("The encoder is frozen for %d epochs at random weights.", recipe.freeze_encoder_epochs)
+    budget = recipe.minutes
     if budget is None:
-        return TrainingState(timetable=Timetable.of_recipe(session.recipe))
+        return TrainingState(timetable=Timetable.of_recipe(recipe), pretrained_sha256=digest)
     session.report(Progress("train", 0, 1, None, "measuring the speed"))
     started_s = time.perf_counter()
     pace = measure_pace(session.training, seconds=0.03 * 60 * budget)
     spent_s = time.perf_counter() - started_s
-    timetable = Timetable.of_budget(session.recipe, pace, seconds=max(60 * budget - spent_s, 0))
-    return TrainingState(timetable=timetable, elapsed_s=spent_s)
+    timetable = Timetable.of_budget(recipe, pace, seconds=max(60 * budget - spent_s, 0))
+    return TrainingState(timetable=timetable, elapsed_s=spent_s, pretrained_sha256=digest)
 
 
 def _continue(session: Session, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> TrainingState:
@@ -186,6 +196,8 @@ def _train_epoch(session: Session, state: TrainingState, feed: Iterator[Batch]) 
     """Makes the steps of the epoch that are left and returns the seconds spent waiting for batches."""
     training, waited_s = session.training, 0.0
     training.network.train()
+    if session.recipe.freeze_encoder_epochs:
+        freeze_encoder(training.network, state.epoch < session.recipe.freeze_encoder_epochs)
     while state.step_in_epoch < state.timetable.iterations:
         started_s = time.perf_counter()
         batch = next(feed)
@@ -195,8 +207,7 @@ def _train_epoch(session: Session, state: TrainingState, feed: Iterator[Batch]) 
         result = training.step(data, target, number=state.step, progress=progress)
         state.step_in_epoch += 1
         if result.made:
-            state.losses.append(result.loss)
-            state.skipped_in_row = 0
+            state.note_made(result.loss, result.auxiliary)
         else:
             session.skip(state, data, target)
         session.spend(state, "step", started_s)

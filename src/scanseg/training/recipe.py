@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from scanseg.optim import SAM, Schedule
+    from scanseg.training.auxiliary import Auxiliary
+
+
+# Fields that the plan has to know.
+PLANNED = ("batch_size", "patch_size", "sharpen_amount", "sharpen_radius")
 
 
 class Recipe(BaseModel):
@@ -29,9 +34,17 @@ class Recipe(BaseModel):
     Attributes:
         network: Registered network.
         network_options: Its options, for example `{"base_features": 16}`.
+        pretrained: Path of a local safetensors file with VMamba's weights, read once when a run begins.
+        pretrained_sha256: Its SHA-256; another file is refused.
+        freeze_encoder_epochs: Epochs at the beginning in which the parameters that VMamba's weights fill stay
+            as they are, whether or not there is such a file.
         loss: Registered loss.
         loss_options: Its options.
         deep_supervision: Also judge the coarser outputs of networks that have them.
+        auxiliary_loss: Registered auxiliary loss (`cosine_consistency`) of what the network tells besides its
+            logits, added to the loss while training; only for networks with `forward_with_aux`.
+        auxiliary_weight: Its factor.
+        auxiliary_options: Its options, for example `{"pairs": "same_direction"}`.
         optimizer: `sgd`, `adamw` or `adam`.
         optimizer_options: Its options, for example `{"beta2": 0.99}`.
         learning_rate: The highest learning rate.
@@ -40,7 +53,7 @@ class Recipe(BaseModel):
         sam_rho: How far sharpness-aware minimisation climbs before it takes the gradient of a step; then a
             step passes twice over its batch. 0 is without it.
         sam_adaptive: It climbs relative to the size of each weight.
-        schedule: `poly`, `cosine` or `constant`.
+        schedule: `poly`, `cosine`, `multi_step` or `constant`.
         schedule_options: Its options, for example `{"exponent": 0.9}`.
         schedule_per: Whether the rate changes after every epoch (as in nnU-Net) or every step.
         warmup: Fraction of the training in which the rate rises.
@@ -58,15 +71,24 @@ class Recipe(BaseModel):
         mirror: Mirroring belongs to these variations.
         batch_size: Instead of the plan's.
         patch_size: Instead of the plan's, axes of the network.
+        sharpen_amount: Instead of the plan's (0): how much images are sharpened before the network sees them,
+            in training and prediction alike; see `nnunet.sharpen`.
+        sharpen_radius: Instead of the plan's (1): of the blur in it, in voxels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: str = "umamba_bot"
     network_options: dict[str, Any] = Field(default_factory=dict)
+    pretrained: str | None = Field(None, min_length=1)
+    pretrained_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    freeze_encoder_epochs: int = Field(0, ge=0)
     loss: str = "dice_ce"
     loss_options: dict[str, Any] = Field(default_factory=dict)
     deep_supervision: bool = True
+    auxiliary_loss: str | None = None
+    auxiliary_weight: float = Field(0.3, ge=0)
+    auxiliary_options: dict[str, Any] = Field(default_factory=dict)
     optimizer: str = "sgd"
     optimizer_options: dict[str, Any] = Field(default_factory=dict)
     learning_rate: float = Field(0.01, gt=0)
@@ -92,6 +114,8 @@ class Recipe(BaseModel):
     mirror: bool = True
     batch_size: int | None = Field(None, ge=1)
     patch_size: Shape | None = Field(None, min_length=2, max_length=3)
+    sharpen_amount: float | None = Field(None, ge=0)
+    sharpen_radius: float | None = Field(None, gt=0)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -101,13 +125,16 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        """Refuses unknown networks, losses, optimisers and schedules, and options they do not have."""
+        """Refuses unknown names, options of theirs that do not exist, and fields that do not go together."""
         import torch
         from torch import nn
 
         from scanseg.networks import NETWORKS
+        from scanseg.networks.registry import check_options
+        from scanseg.training.abilities import check_abilities
+        from scanseg.training.encoder import require_safetensors
 
-        NETWORKS[self.network]
+        check_options(NETWORKS[self.network], self.network_options)
         # A parameter for the optimiser to be made with; a layer would draw from the global random state.
         learner = nn.ParameterList([nn.Parameter(torch.zeros(1))])
         self.create_optimizer(learner, self.create_loss(batch_dice=False))
@@ -118,13 +145,39 @@ class Recipe(BaseModel):
                 code="E-RECIPE-SAM",
                 hint="Set sam_rho too, or leave sam_adaptive out.",
             )
+        if self.create_auxiliary() is None and self.auxiliary_options:
+            raise UsageError(
+                "The recipe has auxiliary_options, but no auxiliary_loss.",
+                code="E-RECIPE-AUXILIARY",
+                hint="Name the auxiliary_loss too, or leave its options out.",
+            )
+        if self.pretrained is not None:
+            require_safetensors(self.pretrained)
+        elif self.pretrained_sha256 is not None:
+            raise UsageError(
+                "The recipe has pretrained_sha256, but no pretrained file.",
+                code="E-RECIPE-PRETRAINED",
+                hint="Name the file in pretrained too, or leave its SHA-256 out.",
+            )
+        check_abilities(self)
         return self
 
     def create_loss(self, *, batch_dice: bool) -> nn.Module:
-        """Returns the loss; `batch_dice` is the plan's."""
-        from scanseg.losses import create_loss
+        """Returns the loss; `batch_dice` is the plan's, unless the loss's options have their own."""
+        from scanseg.losses import DeepSupervision, build_loss
 
-        return create_loss(self.loss, batch_dice=batch_dice, **self.loss_options)
+        loss = build_loss(self.loss, self.loss_options, batch_dice=batch_dice, ignore_index=None)
+        return DeepSupervision(loss)
+
+    def create_auxiliary(self) -> Auxiliary | None:
+        """Returns the auxiliary loss and its factor, None without one."""
+        from scanseg.losses import create_auxiliary_loss
+        from scanseg.training.auxiliary import Auxiliary
+
+        if self.auxiliary_loss is None:
+            return None
+        loss = create_auxiliary_loss(self.auxiliary_loss, **self.auxiliary_options)
+        return Auxiliary(loss, self.auxiliary_weight)
 
     def create_optimizer(self, network: nn.Module, loss: nn.Module) -> Optimizer:
         """Returns the optimiser of everything that the network and the loss learn."""

@@ -66,6 +66,7 @@ def make_config(task: Task) -> dict[str, Any]:
         "mirror_axes": list(range(configuration.spatial_dims)) if mirrored else [],
         "fold": task.fold,
         "split": {"train": list(task.split.train), "validation": list(task.split.validation)},
+        "pretrained_sha256": None,
         "weights_sha256": None,
         "best_weights_sha256": None,
         "training": None,

@@ -118,6 +118,7 @@ class Session:
             target,
             precision=self.recipe.precision,
             sam=self.recipe.create_sam(),
+            auxiliary=self.recipe.create_auxiliary(),
         )
         raise TrainingError(
             f"{state.skipped_in_row} steps in a row, up to step {state.step}, were not finite; "
@@ -155,14 +156,14 @@ class Session:
 
     def _record(self, state: TrainingState, scores: PatchScores, waited_s: float) -> dict[str, Any]:
         last = state.timetable.progress(state.step - 1, per=self.recipe.schedule_per)
-        losses = state.losses or [math.nan]
         dice = scores.dice or (math.nan,) * len(self.labels)
         return {
             "epoch": state.epoch + 1,
             "step": state.step,
             "learning_rate": self.training.schedule(last),
-            "train_loss": _finite(sum(losses) / len(losses)),
+            "train_loss": _mean(state.losses),
             "validation_loss": _finite(scores.loss),
+            **({"auxiliary_loss": _mean(state.auxiliary_losses)} if self.recipe.auxiliary_loss else {}),
             "pseudo_dice": _finite(scores.mean_dice),
             "pseudo_dice_per_label": dict(zip(self.labels, map(_finite, dice), strict=True)),
             "seconds": round(state.epoch_s, 3),
@@ -170,6 +171,7 @@ class Session:
             "elapsed_seconds": round(state.elapsed_s, 3),
             "skipped_steps": state.skipped_in_epoch,
             **{f"sigma_{name}": value for name, value in _sigmas(self.training.loss).items()},
+            **{f"alpha_{name}": value for name, value in _alphas(self.training.network).items()},
             "peak_memory_bytes": peak_memory_bytes(self.training.device.type),
         }
 
@@ -199,7 +201,21 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _mean(values: list[float]) -> float | None:
+    return _finite(sum(values) / len(values)) if values else None
+
+
 def _sigmas(loss: nn.Module) -> dict[str, float]:
     """Returns the sigma of each component of an uncertainty-aware loss; nothing for other losses."""
     aware = [module for module in loss.modules() if isinstance(module, UncertaintyAware)]
     return {name: value for module in aware for name, value in module.sigmas().items()}
+
+
+def _alphas(network: nn.Module) -> dict[str, float]:
+    """Returns the weight of each scan, the mean over the blocks; nothing for networks without them."""
+    if not (hasattr(network, "alphas") and hasattr(network, "scans")):
+        return {}
+    by_block = network.alphas()  # type: ignore[operator]
+    if not len(by_block):
+        return {}
+    return dict(zip(network.scans, by_block.mean(0).tolist(), strict=True))  # type: ignore[arg-type]

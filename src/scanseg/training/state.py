@@ -48,6 +48,7 @@ class TrainingState(BaseModel):
         epoch: Finished epochs.
         step_in_epoch: Finished training steps of the epoch at hand.
         losses: Training losses of the epoch at hand, without skipped steps.
+        auxiliary_losses: The same of the auxiliary loss; empty without one.
         epoch_s: Seconds spent in the epoch at hand.
         elapsed_s: Seconds spent in all, over all sessions.
         skipped: Steps skipped because of NaN or infinity, in all.
@@ -57,6 +58,7 @@ class TrainingState(BaseModel):
         best_ema: The highest of them.
         best_epoch: The epoch it belongs to, counted from 1.
         stopped: Why training ended, empty while it goes on.
+        pretrained_sha256: Of the file the run began with; None without one.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -65,6 +67,7 @@ class TrainingState(BaseModel):
     epoch: Count = 0
     step_in_epoch: Count = 0
     losses: list[float] = Field(default_factory=list)
+    auxiliary_losses: list[float] = Field(default_factory=list)
     epoch_s: Seconds = 0.0
     elapsed_s: Seconds = 0.0
     skipped: Count = 0
@@ -74,11 +77,19 @@ class TrainingState(BaseModel):
     best_ema: float | None = None
     best_epoch: int | None = None
     stopped: Stopped = ""
+    pretrained_sha256: str | None = None
 
     @property
     def step(self) -> int:
         """Finished training steps."""
         return self.epoch * self.timetable.iterations + self.step_in_epoch
+
+    def note_made(self, loss: float, auxiliary: float | None) -> None:
+        """Notes the losses of a step that was made."""
+        self.losses.append(loss)
+        if auxiliary is not None:
+            self.auxiliary_losses.append(auxiliary)
+        self.skipped_in_row = 0
 
     def note_skipped(self) -> None:
         """Counts a skipped step."""
@@ -93,7 +104,8 @@ class TrainingState(BaseModel):
         new. NaN (no foreground in any validation patch) leaves it as it is and is never the best.
         """
         self.epoch += 1
-        self.step_in_epoch, self.losses, self.epoch_s, self.skipped_in_epoch = 0, [], 0.0, 0
+        self.step_in_epoch, self.epoch_s, self.skipped_in_epoch = 0, 0.0, 0
+        self.losses, self.auxiliary_losses = [], []
         if not math.isfinite(pseudo_dice):
             return False
         self.ema = pseudo_dice if self.ema is None else 0.9 * self.ema + 0.1 * pseudo_dice

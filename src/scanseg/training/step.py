@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from scanseg.kernels.convolution import FastConvolutions
 from scanseg.optim import SAM
+from scanseg.training.auxiliary import Auxiliary, Logits, forward_with_aux
 from scanseg.training.weights import first_nonfinite_name
 
 Target = Tensor | list[Tensor]
@@ -21,11 +22,43 @@ Target = Tensor | list[Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to. `made` is False if it was skipped because `loss` or a gradient was not finite."""
+    """What a step came to.
+
+    Attributes:
+        loss: Of the logits, at the weights before the step.
+        gradient_norm: Norm of the gradient that was followed.
+        made: False if the step was skipped because a loss or a gradient was not finite.
+        auxiliary: The auxiliary loss there, without its factor; None without one.
+    """
 
     loss: float
     gradient_norm: float
     made: bool
+    auxiliary: float | None = None
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass and what it came to.
+
+    Attributes:
+        logits: Of the network.
+        loss: Of the logits.
+        auxiliary: The auxiliary loss; None without one.
+        total: What is descended.
+    """
+
+    logits: Logits
+    loss: Tensor
+    auxiliary: Tensor | None
+    total: Tensor
+
+    def result(self, total: float) -> StepResult:
+        """Returns the result of a step that is not made yet; a `total` that is not finite is its loss."""
+        if self.auxiliary is None:
+            return StepResult(total, math.nan, made=False)
+        loss = self.loss.item() if math.isfinite(total) else total
+        return StepResult(loss, math.nan, made=False, auxiliary=self.auxiliary.item())
 
 
 def mixed_precision(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -50,6 +83,7 @@ def train_step(
     precision: str = "fp32",
     clip_norm: float = 12.0,
     sam: SAM | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> StepResult:
     """Makes one step of gradient descent, or none if a loss or a gradient is not finite.
 
@@ -66,46 +100,58 @@ def train_step(
         clip_norm: The network's gradient is scaled down to this norm; 0 does not clip. Parameters of the loss
             are not part of it, nor is the first pass of SAM.
         sam: Take the gradient where SAM climbs to; None takes it at the weights.
-
-    Returns:
-        The loss at the weights before the step, and the norm of the gradient that was followed.
+        auxiliary: Added to the loss, in both passes of SAM; the network needs `forward_with_aux` then.
 
     Source:
         nnU-Net 2.8.1, nnUNetTrainer.train_step; the checks for finite values are ours.
     """
 
-    def backward() -> float:
-        """Returns the loss, and leaves its gradients if it is finite."""
+    def backward() -> StepResult:
+        """Returns what a pass came to, and leaves its gradients if its losses are finite."""
         optimizer.zero_grad(set_to_none=True)
-        with mixed_precision(data.device, precision), FastConvolutions():
-            logits = network(data)
-        loss = loss_function(logits, target)
-        value = _agreed(network, loss.item())
-        if math.isfinite(value):
-            loss.backward()
-        return value
+        found = _forward(network, loss_function, data, target, precision, auxiliary)
+        total = _agreed(network, found.total.item())
+        if math.isfinite(total):
+            found.total.backward()  # type: ignore[no-untyped-call]
+        return found.result(total)
 
     place: AbstractContextManager[None] = nullcontext()
-    value = math.nan
+    result: StepResult | None = None
     if sam is not None:
         with _first_pass(network, data.device):
-            value = backward()
+            result = backward()
         norm = _agreed(network, sam.norm(network))
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            return StepResult(value, norm, made=False)
+        if not (math.isfinite(result.loss) and math.isfinite(norm)):
+            return replace(result, gradient_norm=norm)
         place = sam.climbed(network, norm)
     with place:
         followed = backward()
-    value = followed if sam is None else value
-    if not math.isfinite(followed):
-        return StepResult(followed, math.nan, made=False)
+    if not math.isfinite(followed.loss):
+        return followed
     _average_gradients(network, loss_function)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf).item()
     learned = [p.grad for p in loss_function.parameters() if p.grad is not None]
     made = math.isfinite(norm) and all(bool(torch.isfinite(gradient).all()) for gradient in learned)
     if made:
         optimizer.step()
-    return StepResult(value, norm, made)
+    return replace(result or followed, gradient_norm=norm, made=made)
+
+
+def _forward(
+    network: nn.Module,
+    loss_function: nn.Module,
+    data: Tensor,
+    target: Target,
+    precision: str,
+    auxiliary: Auxiliary | None,
+) -> _Pass:
+    with mixed_precision(data.device, precision), FastConvolutions():
+        logits, aux = (network(data), {}) if auxiliary is None else forward_with_aux(network, data)
+    loss = loss_function(logits, target)
+    if auxiliary is None:
+        return _Pass(logits, loss, None, loss)
+    term = auxiliary.loss(aux)
+    return _Pass(logits, loss, term, loss + auxiliary.weight * term)
 
 
 @contextmanager
@@ -146,8 +192,9 @@ def blame(
     *,
     precision: str,
     sam: SAM | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> str:
-    """Returns in words where NaN or infinity appears first: input, weights, a layer, the loss or a gradient.
+    """Returns in words where NaN or infinity appears first: input, weights, a layer, a loss or a gradient.
 
     Runs the step again with hooks, with SAM both passes; weights stay as they are, gradients are cleared.
     """
@@ -156,11 +203,12 @@ def blame(
     for owner, module in (("network", network), ("loss", loss_function)):
         if (name := first_nonfinite_name(dict(module.named_parameters()))) is not None:
             return f"the weight {name} of the {owner}"
+    judged = (network, loss_function, data, target, precision, auxiliary)
     try:
-        where = _first_nonfinite(network, loss_function, data, target, precision)
+        where = _first_nonfinite(*judged)
         if where is None and sam is not None:
             with sam.climbed(network, sam.norm(network)):
-                where = _first_nonfinite(network, loss_function, data, target, precision)
+                where = _first_nonfinite(*judged)
             where = where and f"{where}, at the weights that SAM climbs to"
     finally:
         _clear_gradients(network, loss_function)
@@ -168,7 +216,12 @@ def blame(
 
 
 def _first_nonfinite(
-    network: nn.Module, loss_function: nn.Module, data: Tensor, target: Target, precision: str
+    network: nn.Module,
+    loss_function: nn.Module,
+    data: Tensor,
+    target: Target,
+    precision: str,
+    auxiliary: Auxiliary | None,
 ) -> str | None:
     """Returns where a pass goes wrong first, None if it does not; leaves its gradients."""
     _clear_gradients(network, loss_function)
@@ -176,20 +229,20 @@ def _first_nonfinite(
     layers = [(name, module) for name, module in network.named_modules() if not any(module.children())]
     handles = [module.register_forward_hook(_watch(name, found)) for name, module in layers]
     try:
-        with mixed_precision(data.device, precision):
-            logits = network(data)
-        loss = loss_function(logits, target)
+        tried = _forward(network, loss_function, data, target, precision, auxiliary)
     finally:
         for handle in handles:
             handle.remove()
     if found:
         return f"the output of the layer {found[0]}"
-    outputs = [logits] if isinstance(logits, Tensor) else list(logits)
+    outputs = [tried.logits] if isinstance(tried.logits, Tensor) else list(tried.logits)
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         return "the output of the network"
-    if not math.isfinite(loss.item()):
+    if not math.isfinite(tried.loss.item()):
         return "the loss; the network's output is finite"
-    loss.backward()
+    if not math.isfinite(tried.total.item()):
+        return "the auxiliary loss; the network's output is finite"
+    tried.total.backward()  # type: ignore[no-untyped-call]
     # Backward runs from the last layer to the first, so the last parameter with a bad gradient was hit first.
     bad = [name for name, p in _gradients(network, loss_function).items() if first_nonfinite_name({name: p})]
     return f"the gradient of {bad[-1]}" if bad else None

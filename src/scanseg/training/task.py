@@ -8,7 +8,7 @@ from pathlib import Path
 from scanseg.data.splits import Split
 from scanseg.errors import UsageError
 from scanseg.nnunet.plan import Configuration, Plan
-from scanseg.training.recipe import Recipe
+from scanseg.training.recipe import PLANNED, Recipe
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,19 @@ class Task:
         """Refuses recipes that do not fit the plan or the split.
 
         Raises:
-            UsageError: The recipe's batch or patch is not the plan's (strides and memory depend on them, so
-                the plan has to know them), or it wants to stop early without validation cases.
+            UsageError: The recipe's batch, patch or sharpening is not the plan's (strides, memory and the
+                prepared images depend on them, so the plan has to know them), its patch has other dimensions,
+                or it wants to stop early without validation cases.
         """
-        for name in ("batch_size", "patch_size"):
+        patch, dims = self.recipe.patch_size, self.configuration.spatial_dims
+        if patch is not None and len(patch) != dims:
+            raise UsageError(
+                f"The recipe's patch_size {patch} has {len(patch)} axes, the configuration "
+                f"{self.configuration.name} has {dims}.",
+                code="E-RECIPE-PLAN",
+                hint="Train another configuration (--config 2d for slices), or set another patch_size.",
+            )
+        for name in PLANNED:
             wanted, planned = getattr(self.recipe, name), getattr(self.configuration, name)
             if wanted is not None and wanted != planned:
                 raise UsageError(
