@@ -136,6 +136,8 @@ def train(
         memory_gb=memory_gb,
         overrides=_plan_overrides(chosen),
     )
+    if configuration is None and chosen.patch_size is not None and len(chosen.patch_size) == 2:
+        configuration = "2d"
     name = plan.configuration(configuration).name
     splits = choose_splits(work.dataset.cases, fold)
     _note_command(folder, fold)
