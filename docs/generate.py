@@ -20,6 +20,7 @@ VERBS = (
     ["train"],
     ["predict"],
     ["evaluate"],
+    ["compare"],
     ["report"],
     ["networks", "list"],
     ["networks", "show"],

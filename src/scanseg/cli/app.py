@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from scanseg.cli.bench import bench
+from scanseg.cli.compare import compare
 from scanseg.cli.dataset import dataset
 from scanseg.cli.demo import demo
 from scanseg.cli.doctor import doctor
@@ -52,7 +53,7 @@ def options(
 app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
-for _verb in (demo, train, predict, evaluate, plan, report, doctor):
+for _verb in (demo, train, predict, evaluate, compare, plan, report, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 
 

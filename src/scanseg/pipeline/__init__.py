@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scanseg.pipeline.benchmarking import bench_growth, bench_network, bench_scan
     from scanseg.pipeline.checking import check
+    from scanseg.pipeline.comparing import compare
     from scanseg.pipeline.demonstration import demo
     from scanseg.pipeline.diagnosis import diagnose
     from scanseg.pipeline.evaluating import evaluate
@@ -19,6 +20,7 @@ _WHERE = {
     "bench_network": "benchmarking",
     "bench_scan": "benchmarking",
     "check": "checking",
+    "compare": "comparing",
     "demo": "demonstration",
     "diagnose": "diagnosis",
     "evaluate": "evaluating",
@@ -33,6 +35,7 @@ __all__ = [
     "bench_network",
     "bench_scan",
     "check",
+    "compare",
     "demo",
     "diagnose",
     "evaluate",
