@@ -37,7 +37,11 @@ def test_rows_come_back_exactly(evaluation):
     assert len(rows) == len(result.cases) == 4
     for row, written in zip(rows, result.cases, strict=True):
         for name, value in written.items():
-            same = math.isnan(row[name]) if isinstance(value, float) and math.isnan(value) else row[name] == value
+            same = (
+                math.isnan(row[name])
+                if isinstance(value, float) and math.isnan(value)
+                else row[name] == value
+            )
             assert same, name
     assert metrics_in(rows) == list(METRICS)
 

@@ -105,7 +105,9 @@ def test_seeds_are_averaged_per_case_first():
     assert numbers["seeds"]["means"] == pytest.approx(means)
     assert numbers["seeds"]["std"] == pytest.approx(np.std(means, ddof=1))
     assert (numbers["seeds"]["min"], numbers["seeds"]["max"]) == pytest.approx((min(means), max(means)))
-    assert numbers["difference"]["mean"] == pytest.approx(np.mean([one["difference"]["mean"] for one in alone]))
+    assert numbers["difference"]["mean"] == pytest.approx(
+        np.mean([one["difference"]["mean"] for one in alone])
+    )
 
 
 def test_an_invented_structure_has_no_pair():
@@ -151,7 +153,7 @@ def test_holm_counts_every_test_of_its_family():
 class TestRefusals:
     def test_different_cases_are_named(self):
         pair = [judged("x", rows(SHIFTS["a"])), judged("y", rows(SHIFTS["b"], drop=(1, 4)))]
-        with pytest.raises(DataError, match="y_0 lacks c1 and c4|y_0 lacks c1, c4") as caught:
+        with pytest.raises(DataError, match="y_0 lacks c1, c4") as caught:
             compare_scores(pair, ["dice"])
         assert caught.value.code == "E-COMPARE-CASES"
         result = compare_scores(pair, ["dice"], common=True)
