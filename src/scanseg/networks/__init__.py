@@ -7,12 +7,13 @@ from scanseg.networks import swin_umamba as swin_umamba
 from scanseg.networks import ud_mamba as ud_mamba
 from scanseg.networks import umamba as umamba
 from scanseg.networks import vm_unet as vm_unet
-from scanseg.networks.describe import describe_network
+from scanseg.networks.describe import beside_printed, count_printed, describe_network
 from scanseg.networks.memory import MemoryEstimate, conv_feature_map_size, training_memory_bytes
 from scanseg.networks.registry import (
     NETWORKS,
     NetworkEntry,
     Option,
+    Printed,
     count_parameters,
     create_network,
     list_networks,
@@ -23,8 +24,11 @@ __all__ = [
     "MemoryEstimate",
     "NetworkEntry",
     "Option",
+    "Printed",
+    "beside_printed",
     "conv_feature_map_size",
     "count_parameters",
+    "count_printed",
     "create_network",
     "describe_network",
     "list_networks",

@@ -23,6 +23,29 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """Counts that were printed for a network, or found by executing its released code.
+
+    Attributes:
+        setting: What they hold for, in words.
+        source: Who says so, for example `paper, table 3`.
+        arguments: Those of `create_network` for this setting, without the name.
+        parameters: As printed, for example `19.12 M` or `19,121,724`; empty if not given.
+        gmacs: 10^9 multiply-accumulates as printed, by kind: `convolution`, `linear`, `scan`, `without scan`
+            or `with scan`.
+        differs: Why our count is another, by kind (or `parameters`); kinds not named here agree to the last
+            digit printed.
+    """
+
+    setting: str
+    source: str
+    arguments: Mapping[str, Any]
+    parameters: str = ""
+    gmacs: Mapping[str, str] = field(default_factory=dict)
+    differs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NetworkEntry:
     """A registered network.
 
@@ -36,6 +59,9 @@ class NetworkEntry:
         source: What it follows.
         differences: Where it leaves paper or released code, and why.
         options: Further keywords by name.
+        licence: Of the released code that it follows.
+        weights: Which trained weights others have published, and under which licence.
+        printed: Counts in the paper or of the released code, to be compared with ours.
     """
 
     name: str
@@ -47,6 +73,9 @@ class NetworkEntry:
     source: str = ""
     differences: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+    licence: str = ""
+    weights: str = ""
+    printed: tuple[Printed, ...] = ()
 
 
 NETWORKS: Registry[NetworkEntry] = Registry("network")
