@@ -115,8 +115,8 @@ def _show_printed(out: "Output", printed: Sequence[Mapping[str, Any]]) -> None:
         for one in printed
     ]
     if settings:
-        columns = ("setting", "parameters", "GMAC without scan", "GMAC with scan")
-        out.table("Counted here for these settings", columns, settings)
+        heads = ("setting", "parameters", "GMAC without scan", "GMAC with scan")
+        out.table("Counted here for these settings", heads, settings)
 
 
 def _draw(path: Path, title: str, facts: Mapping[str, Any]) -> None:
