@@ -191,6 +191,7 @@ def summarise(
 ) -> dict[str, Any] | None:
     """Returns the document of a dataset from its finished runs; None with fewer than two contenders."""
     import scanseg
+    from scanseg.benchmarking.machine import machine_facts
 
     done = [job for job in todo if job.task == task and job.finished]
     if len({job.contender.name for job in done}) < 2:
@@ -204,6 +205,7 @@ def summarise(
         baseline=BASELINE if BASELINE in names else None,
     )
     machine = json.loads((done[0].run / "run.json").read_text())
+    facts = machine_facts()
     comparison.save(done[0].run.parent / "compared")
     return {
         "dataset": task.dataset,
@@ -211,7 +213,10 @@ def summarise(
         "patch_size": task.patch_size,
         "batch_size": task.batch_size,
         "steps": steps,
-        "machine": {key: machine.get(key) for key in ("platform", "device", "threads", "versions")},
+        "machine": {
+            **{key: machine.get(key) for key in ("device", "threads", "versions")},
+            **{key: facts[key] for key in ("processor", "usable cores", "system")},
+        },
         "options": {job.contender.name: job.contender.options for job in done},
         "changes": {job.contender.name: sorted(job.contender.changes) for job in done},
         "planned": {job.contender.name: len(job.contender.seeds) for job in todo if job.task == task},
@@ -248,8 +253,9 @@ def _section(key: str, document: Mapping[str, Any]) -> list[str]:
     parts = [
         f"## {document['dataset']}, {document['configuration']}\n",
         f"{document['steps']} steps of {document['batch_size']} patches of {patch}, recipe `quick`, fold 0, "
-        f"{len(compared['cases'])} held-out cases. {machine['platform']}, {machine['device']}, "
-        f"{machine['threads']} threads; {versions}.\n",
+        f"{len(compared['cases'])} held-out cases. {machine['processor']}, "
+        f"{machine['usable cores']} usable cores, {machine['system']}; device {machine['device']}, threads "
+        f"{machine['threads']}; {versions}.\n",
     ]
     for metric in compared["metrics"]:
         parts.append(as_markdown(*metric_rows(compared, metric, compared["mean"][metric])))

@@ -22,6 +22,7 @@ VERBS = (
     ["predict"],
     ["evaluate"],
     ["compare"],
+    ["explain"],
     ["report"],
     ["networks", "list"],
     ["networks", "show"],

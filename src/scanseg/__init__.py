@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from scanseg.errors import Error
     from scanseg.inference import Model, Prediction, load
     from scanseg.networks import create_network, list_networks
-    from scanseg.pipeline import check, compare, evaluate, plan, predict, report, train
+    from scanseg.pipeline import check, compare, evaluate, explain, plan, predict, report, train
 
 __version__ = "0.1.0"
 
@@ -19,7 +19,7 @@ _WHERE = {
     "create_network": "scanseg.networks",
     "list_networks": "scanseg.networks",
     **dict.fromkeys(
-        ("check", "plan", "train", "predict", "evaluate", "compare", "report"), "scanseg.pipeline"
+        ("check", "plan", "train", "predict", "evaluate", "compare", "explain", "report"), "scanseg.pipeline"
     ),
 }
 
@@ -31,6 +31,7 @@ __all__ = [
     "compare",
     "create_network",
     "evaluate",
+    "explain",
     "list_networks",
     "load",
     "plan",

@@ -15,6 +15,7 @@ VERBS = [
     "predict",
     "evaluate",
     "compare",
+    "explain",
     "plan",
     "report",
     "doctor",

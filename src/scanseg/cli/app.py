@@ -16,6 +16,7 @@ from scanseg.cli.dataset import dataset
 from scanseg.cli.demo import demo
 from scanseg.cli.doctor import doctor
 from scanseg.cli.evaluate import evaluate
+from scanseg.cli.explain import explain
 from scanseg.cli.failures import INTERRUPTED, shows_errors
 from scanseg.cli.networks import networks
 from scanseg.cli.plan import plan
@@ -53,7 +54,7 @@ def options(
 app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
-for _verb in (demo, train, predict, evaluate, compare, plan, report, doctor):
+for _verb in (demo, train, predict, evaluate, compare, explain, plan, report, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 
 

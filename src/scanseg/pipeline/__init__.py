@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scanseg.pipeline.demonstration import demo
     from scanseg.pipeline.diagnosis import diagnose
     from scanseg.pipeline.evaluating import evaluate
+    from scanseg.pipeline.explaining import explain
     from scanseg.pipeline.planning import plan
     from scanseg.pipeline.predicting import predict
     from scanseg.pipeline.reporting import report
@@ -24,6 +25,7 @@ _WHERE = {
     "demo": "demonstration",
     "diagnose": "diagnosis",
     "evaluate": "evaluating",
+    "explain": "explaining",
     "plan": "planning",
     "predict": "predicting",
     "report": "reporting",
@@ -39,6 +41,7 @@ __all__ = [
     "demo",
     "diagnose",
     "evaluate",
+    "explain",
     "plan",
     "predict",
     "report",
