@@ -1,23 +1,21 @@
-"""`scanseg compare` as a process: tables, JSON, exit codes."""
+"""`scanseg compare`: tables, JSON, exit codes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from scanseg.cli.app import app
 from scanseg.data.image import write_label_map
 from scanseg.evaluation import evaluate_folder
 from scanseg.types import Geometry, Label
 
 
-def scanseg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "scanseg", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+def scanseg(*arguments: str | Path) -> Result:
+    return CliRunner(env={"NO_COLOR": "1"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_tables_for_people_and_files(folders: list[Path], tmp_path: Path) -> None:
     answer = scanseg("compare", *folders, "-o", tmp_path, "--latex")
-    assert answer.returncode == 0, answer.stderr
+    assert answer.exit_code == 0, answer.stderr
     assert "won/tied/lost" in answer.stdout
     assert "0/1/3" in answer.stdout
     names = {path.name for path in tmp_path.iterdir()}
@@ -56,8 +54,8 @@ def test_json_is_one_document(folders: list[Path]) -> None:
 
 
 def test_refusals_have_their_exit_codes(folders: list[Path], tmp_path: Path) -> None:
-    assert scanseg("compare", folders[0]).returncode == 2
+    assert scanseg("compare", folders[0]).exit_code == 2
     answer = scanseg("compare", folders[0], tmp_path)
-    assert answer.returncode == 3
+    assert answer.exit_code == 3
     assert "E-COMPARE-SCORES" in answer.stderr
     assert "Traceback" not in answer.stderr
