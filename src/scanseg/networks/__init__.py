@@ -9,11 +9,11 @@ from scanseg.networks import umamba as umamba
 from scanseg.networks import vm_unet as vm_unet
 from scanseg.networks.describe import beside_printed, count_printed, describe_network
 from scanseg.networks.memory import MemoryEstimate, conv_feature_map_size, training_memory_bytes
+from scanseg.networks.published import Printed
 from scanseg.networks.registry import (
     NETWORKS,
     NetworkEntry,
     Option,
-    Printed,
     count_parameters,
     create_network,
     list_networks,

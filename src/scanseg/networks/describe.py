@@ -12,7 +12,8 @@ from torch import nn
 from scanseg.blocks.unet import Stage
 from scanseg.networks.counting import Counts, count
 from scanseg.networks.flow import StageFlow
-from scanseg.networks.registry import NETWORKS, Printed, count_parameters, create_network
+from scanseg.networks.published import Printed
+from scanseg.networks.registry import NETWORKS, count_parameters, create_network
 
 _DEFAULT_PATCH = {2: (512, 512), 3: (128, 128, 128)}
 _KINDS = ("convolution", "linear", "scan")
@@ -131,7 +132,7 @@ def _beside(kind: str, text: str, facts: dict[str, Any], printed: Printed) -> di
     macs = facts["macs"]
     counted = {
         **macs,
-        "without scan": macs["convolution"] + macs["linear"],
+        "without scan": macs["total"] - macs["scan"],
         "with scan": macs["total"],
         "parameters": facts["parameters"],
     }[kind]

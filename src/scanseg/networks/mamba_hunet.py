@@ -19,7 +19,6 @@ from scanseg.blocks.unet import Stage
 from scanseg.blocks.vss import Scanning, VSSStage, initialize_linears
 from scanseg.errors import UsageError
 from scanseg.networks.mamba_unet import SINGLE_OUTPUT
-from scanseg.networks.published import PRINTED
 from scanseg.networks.pyramid import (
     FIT_OPTIONS,
     PYRAMID_OPTIONS,
@@ -213,9 +212,6 @@ def _hunet_table(topology: Topology, pyramid: Pyramid, features: int) -> tuple[S
         "up_convolutions": Option(True, "a 3x3 convolution in each upsampling block"),
         "head": Option("convolutions", "`convolutions`, or `expand` for the head of Mamba-UNet"),
     },
-    licence="no code was released",
-    weights="None: neither code nor weights were released.",
-    printed=PRINTED["mamba_hunet"],
 )
 def mamba_hunet(
     topology: Topology,
@@ -352,9 +348,6 @@ def _light_table(topology: Topology, widths: list[int]) -> tuple[Stage, ...]:
         ),
         **FIT_OPTIONS,
     },
-    licence="no code was released",
-    weights="None: neither code nor weights were released.",
-    printed=PRINTED["hunet_light"],
 )
 def hunet_light(
     topology: Topology,

@@ -12,7 +12,6 @@ from scanseg.blocks.dims import layers
 from scanseg.blocks.patch import PatchExpand
 from scanseg.blocks.unet import Stage
 from scanseg.blocks.vss import Scanning, VSSStage, initialize_linears
-from scanseg.networks.published import PRINTED, VMAMBA_WEIGHTS
 from scanseg.networks.pyramid import (
     PYRAMID_OPTIONS,
     REPEAT_OPTION,
@@ -149,9 +148,6 @@ def _stage_table(topology: Topology, pyramid: Pyramid) -> tuple[Stage, ...]:
         "It starts from random weights; the released recipe starts from VMamba's of ImageNet.",
     ),
     options=PYRAMID_OPTIONS | REPEAT_OPTION,
-    licence="Apache-2.0",
-    weights=VMAMBA_WEIGHTS,
-    printed=PRINTED["mamba_unet"],
 )
 def mamba_unet(
     topology: Topology, *, deep_supervision: bool = False, repeat_gray: bool = True, **sizes: Any

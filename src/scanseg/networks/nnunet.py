@@ -19,10 +19,6 @@ _FEATURES = {
     "base_features": Option(32, "channels of the first stage"),
     "max_features": Option(None, "limit of the channels; None is 320 in 3D, 512 in 2D"),
 }
-_WEIGHTS = (
-    "nnU-Net's authors have published trained models of the first nnU-Net; their licence is to be read with "
-    "each of them."
-)
 _DIFFERENCES = (
     "Each weight stands in the state_dict once; nnU-Net stores the encoder twice and every convolution under "
     "two names. Ours are a subset of nnU-Net's names, so its weights and ours fit each other.",
@@ -106,8 +102,6 @@ def _demote(module: nn.Module, name: str) -> None:
             2, "convolutions per decoder stage from the coarsest, one number or one per stage"
         ),
     },
-    licence="Apache-2.0",
-    weights=_WEIGHTS,
 )
 def nnunet_plain(
     topology: Topology,
@@ -147,8 +141,6 @@ def nnunet_plain(
             1, "convolutions per decoder stage from the coarsest, one number or one per stage"
         ),
     },
-    licence="Apache-2.0",
-    weights=_WEIGHTS,
 )
 def nnunet_resenc(
     topology: Topology,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from scanseg.errors import UsageError
+from scanseg.networks.published import Printed, published_facts
 from scanseg.networks.topology import Topology, make_topology
 from scanseg.registry import Registry
 
@@ -20,29 +21,6 @@ class Option:
 
     default: Any
     summary: str
-
-
-@dataclass(frozen=True)
-class Printed:
-    """Counts that were printed for a network, or found by executing its released code.
-
-    Attributes:
-        setting: What they hold for, in words.
-        source: Who says so, for example `paper, table 3`.
-        arguments: Those of `create_network` for this setting, without the name.
-        parameters: As printed, for example `19.12 M` or `19,121,724`; empty if not given.
-        gmacs: 10^9 multiply-accumulates as printed, by kind: `convolution`, `linear`, `scan`, `without scan`
-            or `with scan`.
-        differs: Why our count is another, by kind (or `parameters`); kinds not named here agree to the last
-            digit printed.
-    """
-
-    setting: str
-    source: str
-    arguments: Mapping[str, Any]
-    parameters: str = ""
-    gmacs: Mapping[str, str] = field(default_factory=dict)
-    differs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,10 +62,13 @@ NETWORKS: Registry[NetworkEntry] = Registry("network")
 def register_network(
     name: str, **facts: Any
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Returns a decorator that files a builder under `name`; `facts` are the other fields of NetworkEntry."""
+    """Returns a decorator that files a builder under `name`; `facts` are the other fields of NetworkEntry.
+
+    What was published about the network is taken from `published`, unless `facts` has it.
+    """
 
     def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        NETWORKS.register(name)(NetworkEntry(name=name, build=build, **facts))
+        NETWORKS.register(name)(NetworkEntry(name=name, build=build, **{**published_facts(name), **facts}))
         return build
 
     return decorate

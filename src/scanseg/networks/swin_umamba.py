@@ -12,7 +12,6 @@ from scanseg.blocks.patch import PatchExpand
 from scanseg.blocks.unet import Stage
 from scanseg.blocks.unetr import UnetrBlock, UnetrUp
 from scanseg.blocks.vss import VSSStage, initialize_linears, stochastic_depth
-from scanseg.networks.published import PRINTED, SWIN_WEIGHTS
 from scanseg.networks.pyramid import PYRAMID_OPTIONS, Pyramid, drop_rate, encoder_rows, make_pyramid, row
 from scanseg.networks.registry import Option, register_network
 from scanseg.networks.topology import Topology
@@ -128,9 +127,6 @@ def _swin_table(topology: Topology, pyramid: Pyramid, features: tuple[int, ...])
     source="JiarunLiu/Swin-UMamba 2c1f72e, SwinUMamba.py",
     differences=_DIFFERENCES,
     options=_OPTIONS,
-    licence="Apache-2.0",
-    weights=SWIN_WEIGHTS,
-    printed=PRINTED["swin_umamba"],
 )
 def swin_umamba(topology: Topology, *, deep_supervision: bool = False, **sizes: Any) -> SwinUMamba:
     """Builds Swin-UMamba."""
@@ -226,9 +222,6 @@ def _swin_d_table(topology: Topology, pyramid: Pyramid) -> tuple[Stage, ...]:
     source="JiarunLiu/Swin-UMamba 2c1f72e, SwinUMambaD.py",
     differences=_DIFFERENCES,
     options=_OPTIONS,
-    licence="Apache-2.0",
-    weights=SWIN_WEIGHTS,
-    printed=PRINTED["swin_umamba_d"],
 )
 def swin_umamba_d(
     topology: Topology, *, deep_supervision: bool = False, drop_path_rate: float = 0.2, **sizes: Any

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from scanseg.blocks.ss2d import SS2D
 from scanseg.blocks.vss import Scanning
 from scanseg.networks.mamba_unet import SINGLE_OUTPUT, MambaUNet
-from scanseg.networks.published import PRINTED, VMAMBA_WEIGHTS
 from scanseg.networks.pyramid import PYRAMID_OPTIONS, REPEAT_OPTION, make_pyramid, one_of
 from scanseg.networks.registry import Option, register_network
 from scanseg.networks.topology import Topology
@@ -171,9 +170,6 @@ class UDMamba(nn.Module):
             "last", "decoder stages whose scans the consistency loss sees: last (paper) or all (code)"
         ),
     },
-    licence="none stated: all rights reserved; nothing of it is used here",
-    weights=f"None of UD-Mamba itself. {VMAMBA_WEIGHTS}",
-    printed=PRINTED["ud_mamba"],
 )
 def ud_mamba(
     topology: Topology,

@@ -17,7 +17,6 @@ from scanseg.blocks.conv import ConvNorm, initialize_convolutions, residual_stag
 from scanseg.blocks.dims import layers
 from scanseg.blocks.mamba import MambaLayer
 from scanseg.blocks.unet import Decoder, Encoder, NearestUpsample, UNet
-from scanseg.networks.published import PRINTED
 from scanseg.networks.registry import Option, register_network
 from scanseg.networks.stages import stage_table
 from scanseg.networks.topology import Topology, per_stage, positive_integer
@@ -26,8 +25,6 @@ PAPER = (
     "Ma J, Li F, Wang B. U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation. "
     "arXiv:2401.04722 (2024)."
 )
-_LICENCE = "Apache-2.0"
-_WEIGHTS = "None: the repository offers code and data, no trained weights."
 _COMMON_DIFFERENCES = (
     "The Mamba layers run in float32 under every autocast; the released code does so for some types and in "
     "some variants only.",
@@ -246,9 +243,6 @@ def _decoder(topology: Topology, variant: _Variant, layout: _Layout, *, deep_sup
     source="bowang-lab/U-Mamba 28459e3, UMambaBot_2d.py and UMambaBot_3d.py",
     differences=(*_V2_DIFFERENCES,),
     options=_OPTIONS_V2,
-    licence=_LICENCE,
-    weights=_WEIGHTS,
-    printed=PRINTED["umamba_bot"],
 )
 def umamba_bot(topology: Topology, *, deep_supervision: bool = False, **options: Any) -> UNet:
     """Builds U-Mamba Bot as released in March 2024."""
@@ -267,9 +261,6 @@ def umamba_bot(topology: Topology, *, deep_supervision: bool = False, **options:
         "the patch size it was made for; umamba_enc_v1 accepts any.",
     ),
     options=_OPTIONS_V2,
-    licence=_LICENCE,
-    weights=_WEIGHTS,
-    printed=PRINTED["umamba_enc"],
 )
 def umamba_enc(topology: Topology, *, deep_supervision: bool = False, **options: Any) -> UNet:
     """Builds U-Mamba Enc as released in March 2024."""
@@ -284,9 +275,6 @@ def umamba_enc(topology: Topology, *, deep_supervision: bool = False, **options:
     source="The paper, section 2.2 and figure 1; bowang-lab/U-Mamba 92a741a where it is silent",
     differences=_COMMON_DIFFERENCES,
     options=_OPTIONS,
-    licence=_LICENCE,
-    weights=_WEIGHTS,
-    printed=PRINTED["umamba_bot_v1"],
 )
 def umamba_bot_v1(topology: Topology, *, deep_supervision: bool = False, **options: Any) -> UNet:
     """Builds U-Mamba Bot of the paper."""
@@ -305,9 +293,6 @@ def umamba_bot_v1(topology: Topology, *, deep_supervision: bool = False, **optio
         "(B, L, 2C).",
     ),
     options=_OPTIONS,
-    licence=_LICENCE,
-    weights=_WEIGHTS,
-    printed=PRINTED["umamba_enc_v1"],
 )
 def umamba_enc_v1(topology: Topology, *, deep_supervision: bool = False, **options: Any) -> UNet:
     """Builds U-Mamba Enc of the paper."""

@@ -11,7 +11,6 @@ from scanseg.blocks.patch import PatchExpand
 from scanseg.blocks.unet import Stage
 from scanseg.blocks.vss import VSSStage, initialize_linears, stochastic_depth
 from scanseg.networks.mamba_unet import SINGLE_OUTPUT
-from scanseg.networks.published import PRINTED, VMAMBA_WEIGHTS
 from scanseg.networks.pyramid import (
     PYRAMID_OPTIONS,
     REPEAT_OPTION,
@@ -120,9 +119,6 @@ def _stage_table(topology: Topology, pyramid: Pyramid, blocks: Sequence[int]) ->
             None, "VSS blocks per decoder stage, coarsest first; None: 2, in the last 1"
         ),
     },
-    licence="Apache-2.0",
-    weights=VMAMBA_WEIGHTS,
-    printed=PRINTED["vm_unet"],
 )
 def vm_unet(
     topology: Topology,
