@@ -14,6 +14,8 @@ def test_no_printed_number_drifts(name: str) -> None:
     for setting in count_printed(name):
         for row in setting["rows"]:
             assert row["agrees"] == (not row["reason"]), (setting["setting"], row)
+            if row["reason"].startswith("Neither"):
+                continue  # a number that no published sizes of the network give
             # Where ours is another with reason, it is not far off: norms and moved convolutions are little.
             ours, theirs = (float(row[key].replace(",", "").split()[0]) for key in ("counted", "printed"))
             assert ours == pytest.approx(theirs, rel=0.03), (setting["setting"], row)
