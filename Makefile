@@ -55,7 +55,7 @@ bench: $(VENV)/.dev
 	$(BIN)/scanseg bench scan --shapes all --minutes 60 --call 20 -o benchmarks/results
 	$(BIN)/scanseg bench orders --shapes all --minutes 6 -o benchmarks/results
 	$(BIN)/scanseg bench growth --minutes 2 -o benchmarks/results
-	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same-stages --minutes 4 -o benchmarks/results
+	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same convolutions --minutes 4 -o benchmarks/results
 
 results: $(VENV)/.dev
 	$(BIN)/python benchmarks/networks_results.py $(RESULTS_ARGS)

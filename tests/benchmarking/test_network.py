@@ -2,6 +2,7 @@
 
 import pytest
 
+from scanseg.benchmarking.network import NetworkCase, _convolutions, _options
 from scanseg.errors import UsageError
 from scanseg.networks import describe_network
 from scanseg.pipeline import bench_network
@@ -16,7 +17,7 @@ def document():
         patch_size=PATCH,
         batch_size=2,
         base_features=4,
-        same_stages=True,
+        same="blocks",
         threads=1,
         minutes=0.01,
     )
@@ -39,7 +40,7 @@ def test_parameters_and_operations_are_those_of_the_description(document) -> Non
     assert counted == {"parameters": facts["parameters"], "macs": 2 * facts["macs"]["total"]}
 
 
-def test_the_same_stages_are_given_to_the_other(document) -> None:
+def test_the_same_blocks_are_given_to_the_other(document) -> None:
     options = document.cases[0].sizes["options"]
     facts = describe_network(
         "umamba_bot", spatial_dims=2, in_channels=1, out_channels=2, patch_size=PATCH, base_features=4
@@ -52,7 +53,19 @@ def test_the_same_stages_are_given_to_the_other(document) -> None:
     assert options["umamba_bot"] == {"base_features": 4}
 
 
+def test_the_same_convolutions_are_given_to_the_other() -> None:
+    case = NetworkCase((32, 64, 64), 1, same="convolutions")
+    options = _options("nnunet_resenc", "umamba_enc", case)
+    # U-Mamba's stem of two residual blocks and its first stage have eight convolutions; a stem of one and
+    # three blocks seven. Its decoder has residual blocks of two convolutions, nnU-Net's single ones.
+    assert options == {"n_blocks_encoder": [3, 2, 2, 1, 1], "n_blocks_decoder": [4, 4, 4, 2]}
+    counts = _convolutions("nnunet_resenc", case, options)
+    assert counts == {"encoder": [7, 4, 4, 2, 2], "decoder": [4, 4, 4, 2]}
+
+
 def test_refusals() -> None:
+    with pytest.raises(UsageError, match="blocks or convolutions"):
+        bench_network(["umamba_bot"], same="stages")
     with pytest.raises(UsageError, match="umamba_enc"):
         bench_network(["umamba_end"])
     with pytest.raises(UsageError, match="do not agree"):

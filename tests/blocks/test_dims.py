@@ -14,7 +14,11 @@ def test_layers_take_maps_of_their_dims(spatial_dims: int) -> None:
     assert kinds.conv(3, 5, 1)(x).shape == (1, 5, *(4,) * spatial_dims)
     assert kinds.transposed_conv(3, 5, 2, 2)(x).shape == (1, 5, *(8,) * spatial_dims)
     assert kinds.average_pool(2, 2)(x).shape == (1, 3, *(2,) * spatial_dims)
+    assert kinds.max_pool(2)(x).shape == (1, 3, *(2,) * spatial_dims)
     assert kinds.instance_norm(3)(x).mean().abs() < 1e-6
+    assert kinds.batch_norm(3)(x).mean().abs() < 1e-6
+    doubled = torch.nn.functional.interpolate(x, scale_factor=2.0, mode=kinds.linear_mode)
+    assert doubled.shape == (1, 3, *(8,) * spatial_dims)
 
 
 @pytest.mark.parametrize("spatial_dims", [1, 4, "3", None])

@@ -59,3 +59,39 @@ def test_volumes_are_padded_at_the_end_of_each_axis() -> None:
     assert torch.equal(fit.leave(padded, (3, 4, 5)), x)
     with pytest.raises(UsageError, match="z, y, x"):
         fit.enter(torch.zeros(1, 2, 4, 4))
+
+
+def test_a_coarsest_map_of_one_element_is_refused_or_padded() -> None:
+    fit = Fit(1, 32, smallest=2)
+    with pytest.raises(UsageError, match=re.escape("(32, 32) is too small")) as caught:
+        fit.enter(torch.zeros(1, 1, 32, 32))
+    assert "(32, 64)" in caught.value.hint
+    with pytest.raises(UsageError, match="instance norm") as caught:
+        fit.check_patch((32, 32))
+    assert "(32, 64)" in caught.value.hint
+    with pytest.raises(UsageError, match="not divisible") as caught:
+        fit.enter(torch.zeros(1, 1, 40, 32))
+    assert "Use (64, 32), or" in caught.value.hint
+    assert fit.padded((64, 32)) == (64, 32)
+    padding = Fit(1, 32, pad=True, smallest=2)
+    assert padding.enter(torch.ones(1, 1, 5, 7)).shape == (1, 1, 32, 64)
+
+
+def test_a_network_of_one_size_takes_no_other() -> None:
+    fit = Fit(1, 16, only=(32, 48))
+    x = torch.zeros(1, 1, 32, 48)
+    assert fit.enter(x) is x
+    for size in ((16, 48), (48, 48)):
+        with pytest.raises(UsageError, match=re.escape("not the patch size (32, 48)")):
+            fit.enter(torch.zeros(1, 1, *size))
+
+
+def test_smaller_images_are_padded_to_the_one_size() -> None:
+    fit = Fit(1, 16, pad=True, only=(20, 48))
+    x = torch.ones(1, 1, 9, 48)
+    padded = fit.enter(x)
+    assert padded.shape == (1, 1, 32, 48)
+    assert torch.equal(fit.leave(padded, (9, 48)), x)
+    with pytest.raises(UsageError, match=re.escape("not the patch size (20, 48)")) as caught:
+        fit.enter(torch.zeros(1, 1, 21, 48))
+    assert "pad" not in caught.value.hint

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scanseg.blocks.mamba import MambaBlock, MambaLayer
+from scanseg.blocks.mamba import MambaBlock, MambaLayer, narrow_linear
 from scanseg.errors import UsageError
 
 
@@ -202,3 +202,15 @@ def test_gradients_are_those_of_finite_differences() -> None:
         return torch.func.functional_call(block, named, (x,))
 
     assert torch.autograd.gradcheck(run, (x, *parameters))
+
+
+def test_a_narrow_linear_layer_is_a_linear_layer():
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(2, 5, 7, dtype=torch.float64)
+    results = [
+        (y, *torch.autograd.grad(y, (x, weight), gradient))
+        for y in (narrow_linear(x, weight), torch.nn.functional.linear(x, weight))
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)

@@ -23,7 +23,9 @@ ODD = {
 }
 CLASSES, CHANNELS = 3, 2
 # Networks that accept only the patch size they were made for.
-FIXED_SIZE = {"umamba_enc"}
+FIXED_SIZE = {"umamba_enc", "unetr", "transunet"}
+# Parameters that nothing reads, kept so that MONAI's weights fit; they must be frozen.
+UNREAD = {"unetr": "norm_cross_attn"}
 # Small, without chance, and at home in every size; each network takes what it has options for.
 SMALL = {
     "base_features": 16,
@@ -32,17 +34,30 @@ SMALL = {
     "drop_path_rate": 0.0,
     "dropout": 0.0,
     "pad_to_fit": True,
+    "levels": 2,
+    "hidden_size": 24,
+    "mlp_dim": 48,
+    "num_heads": 3,
+    "window_size": 4,
+    "transformer_depth": 1,
+    "resnet_depths": (1, 1),
 }
+# Where the sizes above do not suit a network.
+SMALL_OF = {"swin_unetr": {"base_features": 12}}
 CASES = [(name, dims) for name, entry in NETWORKS.items() for dims in entry.spatial_dims]
 each = pytest.mark.parametrize(("name", "spatial_dims"), CASES)
 PLANNED = [(name, dims) for name, dims in CASES if NETWORKS[name].plan_driven]
 each_planned = pytest.mark.parametrize(("name", "spatial_dims"), PLANNED)
 
 
+def _small(name: str) -> dict[str, Any]:
+    wanted = {**SMALL, **SMALL_OF.get(name, {})}
+    return {key: value for key, value in wanted.items() if key in NETWORKS[name].options}
+
+
 def _create(name: str, spatial_dims: int, **arguments: Any) -> Any:
     torch.manual_seed(0)
-    options = {key: value for key, value in SMALL.items() if key in NETWORKS[name].options}
-    arguments = {"patch_size": PATCH[spatial_dims], **options, **arguments}
+    arguments = {"patch_size": PATCH[spatial_dims], **_small(name), **arguments}
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=CHANNELS, out_channels=CLASSES, **arguments
     )
@@ -61,6 +76,13 @@ def _shared(name: str, spatial_dims: int) -> Any:
 def _image(spatial_dims: int, *, batch: int = 1, size: tuple[int, ...] | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, CHANNELS, *(size or PATCH[spatial_dims]), generator=generator)
+
+
+def _trainable(name: str, network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that must learn: all but the unread ones, which must be frozen."""
+    frozen = {key for key, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {key for key, _ in network.named_parameters() if UNREAD.get(name, "?") in key}
+    return {key: parameter for key, parameter in network.named_parameters() if key not in frozen}
 
 
 def _linear_loss(outputs: list[Tensor]) -> Tensor:
@@ -117,7 +139,7 @@ def test_every_parameter_gets_a_gradient(name: str, spatial_dims: int) -> None:
     assert x.grad is not None
     assert x.grad.isfinite().all()
     idle = _without_effect(network)
-    for key, parameter in network.named_parameters():
+    for key, parameter in _trainable(name, network).items():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
         assert key in idle or parameter.grad.abs().max() > 0, key
@@ -126,7 +148,7 @@ def test_every_parameter_gets_a_gradient(name: str, spatial_dims: int) -> None:
 @each
 def test_every_parameter_moves(name: str, spatial_dims: int) -> None:
     network = _create(name, spatial_dims, deep_supervision=True)
-    before = {key: parameter.clone() for key, parameter in network.named_parameters()}
+    before = {key: parameter.clone() for key, parameter in _trainable(name, network).items()}
     # Adam, because its steps show however small a gradient is.
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     # Two steps: behind a norm that starts at zero, gradients arrive in the second.
@@ -135,7 +157,7 @@ def test_every_parameter_moves(name: str, spatial_dims: int) -> None:
         _linear_loss(network(_image(spatial_dims))).backward()
         optimizer.step()
     idle = _without_effect(network)
-    for key, parameter in network.named_parameters():
+    for key, parameter in _trainable(name, network).items():
         assert parameter.isfinite().all(), key
         assert key in idle or not torch.equal(parameter, before[key]), key
 
@@ -214,7 +236,10 @@ def test_bfloat16_autocast_is_finite_and_close(name: str, spatial_dims: int) -> 
     network = copy.deepcopy(_shared(name, spatial_dims)).train()
     # Batch norm over the two voxels of a coarsest map would turn rounding into signs.
     normed = any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
-    x = _image(spatial_dims, size=(64, 96) if normed else None)
+    size = (64, 96) if normed else None
+    if size and name in FIXED_SIZE:
+        network = _create(name, spatial_dims, patch_size=size)
+    x = _image(spatial_dims, size=size)
     expected = network(x).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(x)
@@ -227,7 +252,6 @@ def test_bfloat16_autocast_is_finite_and_close(name: str, spatial_dims: int) -> 
 
 @each
 def test_all_classes_from_one_up_and_many_channels(name: str, spatial_dims: int) -> None:
-    options = {key: value for key, value in SMALL.items() if key in NETWORKS[name].options}
     for channels, classes in ((1, 1), (5, 7)):
         network = create_network(
             name,
@@ -235,7 +259,7 @@ def test_all_classes_from_one_up_and_many_channels(name: str, spatial_dims: int)
             in_channels=channels,
             out_channels=classes,
             patch_size=PATCH[spatial_dims],
-            **options,
+            **_small(name),
         )
         x = torch.randn(1, channels, *PATCH[spatial_dims])
         assert network(x).shape == (1, classes, *PATCH[spatial_dims])

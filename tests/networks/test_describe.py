@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scanseg.errors import UsageError
@@ -59,7 +60,9 @@ def test_operations_are_those_measured_on_the_released_code(
 
 
 def _toy(name: str, spatial_dims: int) -> dict[str, Any]:
-    wanted = {"base_features": 4, "pad_to_fit": True}
+    wanted = {"base_features": 4, "pad_to_fit": True, "hidden_size": 24, "mlp_dim": 48, "num_heads": 3}
+    # Its width must be a multiple of 12.
+    wanted["base_features"] = 12 if name == "swin_unetr" else 4
     return {
         "spatial_dims": spatial_dims,
         "in_channels": 2,
@@ -78,7 +81,8 @@ def test_operations_agree_with_the_flop_counter(name: str, spatial_dims: int) ->
     facts = describe_network(name, **arguments)
     network = create_network(name, deep_supervision=True, **arguments)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    # PyTorch's counter does not see the fused attention of the CPU.
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network(torch.randn(1, 2, *arguments["patch_size"]))
     counted: dict[str, int] = {}
     for operation, flops in counter.get_flop_counts()["Global"].items():
@@ -90,7 +94,7 @@ def test_operations_agree_with_the_flop_counter(name: str, spatial_dims: int) ->
     # PyTorch's counter does not see the causal convolution of Mamba blocks.
     if "MambaBlock" not in scanning:
         assert counted["convolution"] == 2 * facts["macs"]["convolution"]
-    assert counted.get("linear", 0) == 2 * facts["macs"]["linear"]
+    assert counted.get("linear", 0) == 2 * (facts["macs"]["linear"] + facts["macs"]["attention"])
     assert (facts["macs"]["scan"] > 0) == bool(scanning)
 
 
@@ -99,9 +103,32 @@ def test_stages_add_up(name: str) -> None:
     facts = describe_network(name, **_toy(name, NETWORKS[name].spatial_dims[0]))
     stages = facts["stages"]
     assert sum(stage["parameters"] for stage in stages) == facts["parameters"]
-    for kind in ("convolution", "linear", "scan", "total"):
-        assert sum(stage["macs"][kind] for stage in stages) == facts["macs"][kind]
-    assert facts["macs"]["total"] == sum(facts["macs"][k] for k in ("convolution", "linear", "scan"))
+    for kind, macs in facts["macs"].items():
+        assert sum(stage["macs"][kind] for stage in stages) == macs
+    kinds = ("convolution", "linear", "attention", "scan")
+    assert facts["macs"]["total"] == sum(facts["macs"][kind] for kind in kinds)
+
+
+def test_attention_of_unetr_is_counted_in_closed_form() -> None:
+    facts = describe_network("unetr", spatial_dims=3, patch_size=(32, 64, 96), hidden_size=48, num_heads=4)
+    tokens = 2 * 4 * 6
+    # Twelve layers, each queries by keys and weights by values.
+    assert facts["macs"]["attention"] == 12 * 2 * tokens**2 * 48
+
+
+def test_attention_of_swin_unetr_is_counted_in_closed_form() -> None:
+    facts = describe_network("swin_unetr", spatial_dims=2, patch_size=(128, 192))
+    expected = 0
+    for stage in range(4):
+        # Windows of 7 by 7 on a map padded to whole windows; a map below 7 is its own window.
+        windows = [(min(7, edge), -(-edge // 7)) for edge in (64 >> stage, 96 >> stage)]
+        tokens = _product([side for side, _ in windows])
+        expected += 2 * _product([n for _, n in windows]) * 2 * tokens**2 * 48 * 2**stage
+    assert facts["macs"]["attention"] == expected
+
+
+def test_networks_without_attention_have_no_macs_of_it() -> None:
+    assert describe_network("umamba_enc", spatial_dims=2, patch_size=(64, 64))["macs"]["attention"] == 0
 
 
 def test_facts_are_json_and_name_the_stages() -> None:

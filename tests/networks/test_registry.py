@@ -61,6 +61,9 @@ def test_unknown_options_list_their_neighbours() -> None:
 def test_documented_defaults_are_the_builders_own(name: str) -> None:
     """Stating every option at its documented default changes nothing."""
     arguments = {key: value for key, value in _ARGUMENTS.items() if key != "base_features"}
+    dims = NETWORKS[name].spatial_dims[0]
+    # Large enough for every network.
+    arguments |= {"spatial_dims": dims, "patch_size": (64,) * dims}
     defaults = {key: option.default for key, option in NETWORKS[name].options.items()}
     with torch.device("meta"):
         plain, stated = create_network(name, **arguments), create_network(name, **arguments, **defaults)
@@ -102,7 +105,7 @@ def test_making_networks_loads_no_timm_and_no_torchvision() -> None:
         "import sys\n"
         "from scanseg.networks import NETWORKS, create_network\n"
         "for name, entry in NETWORKS.items():\n"
-        "    wanted = {'base_features': 2, 'pad_to_fit': True}\n"
+        "    wanted = {'base_features': 12, 'pad_to_fit': True, 'hidden_size': 24, 'num_heads': 3}\n"
         "    options = {key: value for key, value in wanted.items() if key in entry.options}\n"
         "    dims = entry.spatial_dims[0]\n"
         "    create_network(name, spatial_dims=dims, in_channels=1, out_channels=2,\n"

@@ -25,6 +25,7 @@ from scanseg.training.step import train_step
 
 FORWARD, STEP = "forward", "training step"
 _CHILD_S = 600
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class NetworkCase:
         in_channels: Of the image.
         out_channels: Classes, background included.
         base_features: Channels of the first stage; None leaves each network its own.
-        same_stages: Whether the others get as many blocks per stage as the first network has, where they can.
+        same: `blocks` or `convolutions`: the others get as many per stage as the first network has, where
+            they can. Empty: each keeps its own. A block is what each calls one.
     """
 
     patch_size: tuple[int, ...]
@@ -45,7 +47,7 @@ class NetworkCase:
     in_channels: int = 1
     out_channels: int = 2
     base_features: int | None = None
-    same_stages: bool = False
+    same: str = ""
 
     def arguments(self) -> dict[str, Any]:
         """Returns the common arguments of `create_network`."""
@@ -180,12 +182,50 @@ def _set_deep_supervision(network: nn.Module, *, on: bool) -> None:
 
 def _options(name: str, first: str, case: NetworkCase) -> dict[str, Any]:
     options: dict[str, Any] = {} if case.base_features is None else {"base_features": case.base_features}
-    if case.same_stages and name != first:
-        rows = describe_network(first, **case.arguments(), **options)["stages"]
-        for half in ("encoder", "decoder"):
-            if f"n_blocks_{half}" in NETWORKS[name].options:
-                options[f"n_blocks_{half}"] = [row["blocks"] for row in rows if row["name"].startswith(half)]
+    if not case.same or name == first:
+        return options
+    if case.same == "convolutions":
+        return options | _blocks_for(name, case, options, _convolutions(first, case, options))
+    rows = describe_network(first, **case.arguments(), **options)["stages"]
+    for half in _halves(name):
+        options[f"n_blocks_{half}"] = [row["blocks"] for row in rows if row["name"].startswith(half)]
     return options
+
+
+def _halves(name: str) -> list[str]:
+    return [half for half in ("encoder", "decoder") if f"n_blocks_{half}" in NETWORKS[name].options]
+
+
+def _convolutions(name: str, case: NetworkCase, options: dict[str, Any]) -> dict[str, list[int]]:
+    """Returns how many convolutions wider than 1 each stage of encoder (with the stem) and decoder has."""
+    with torch.device("meta"):
+        network = create_network(name, **case.arguments(), **options)
+    counts: dict[str, list[int]] = {"stem": [], "encoder": [], "decoder": []}
+    for row in network.stage_table:  # type: ignore[union-attr]
+        parts = [network.get_submodule(module) for module in row.modules]
+        layers = [layer for part in parts for layer in part.modules()]
+        wide = [layer for layer in layers if isinstance(layer, _CONVOLUTIONS) and max(layer.kernel_size) > 1]
+        counts[row.name.split()[0]].append(len(wide))
+    counts["encoder"][0] += sum(counts.pop("stem"))
+    return counts
+
+
+def _blocks_for(
+    name: str, case: NetworkCase, options: dict[str, Any], wanted: dict[str, list[int]]
+) -> dict[str, list[int]]:
+    """Returns the options with which each stage has as many convolutions as wanted, or one fewer."""
+    halves = _halves(name)
+    one, two = (
+        _convolutions(name, case, options | {f"n_blocks_{half}": blocks for half in halves})
+        for blocks in (1, 2)
+    )
+    return {
+        f"n_blocks_{half}": [
+            max(1, 1 + (want - least) // (more - least))
+            for want, least, more in zip(wanted[half], one[half], two[half], strict=True)
+        ]
+        for half in halves
+    }
 
 
 def _described(name: str, case: NetworkCase, options: dict[str, Any], settings: Settings) -> Result:

@@ -12,17 +12,36 @@ from scanseg.errors import UsageError
 
 @dataclass(frozen=True)
 class Layers:
-    """Layer classes that share a number of spatial axes."""
+    """Layer classes that share a number of spatial axes, and the name of their linear interpolation."""
 
     conv: Callable[..., nn.Module]
     transposed_conv: Callable[..., nn.Module]
     instance_norm: Callable[..., nn.Module]
     average_pool: Callable[..., nn.Module]
+    batch_norm: Callable[..., nn.Module]
+    max_pool: Callable[..., nn.Module]
+    linear_mode: str
 
 
 _LAYERS = {
-    2: Layers(nn.Conv2d, nn.ConvTranspose2d, nn.InstanceNorm2d, nn.AvgPool2d),
-    3: Layers(nn.Conv3d, nn.ConvTranspose3d, nn.InstanceNorm3d, nn.AvgPool3d),
+    2: Layers(
+        nn.Conv2d,
+        nn.ConvTranspose2d,
+        nn.InstanceNorm2d,
+        nn.AvgPool2d,
+        nn.BatchNorm2d,
+        nn.MaxPool2d,
+        "bilinear",
+    ),
+    3: Layers(
+        nn.Conv3d,
+        nn.ConvTranspose3d,
+        nn.InstanceNorm3d,
+        nn.AvgPool3d,
+        nn.BatchNorm3d,
+        nn.MaxPool3d,
+        "trilinear",
+    ),
 }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -73,7 +72,7 @@ class MambaBlock(nn.Module):
             ).transpose(1, 2)
             dt, b, c = self.x_proj(inner).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             # The bias of dt_proj is added inside the scan, before the softplus.
-            delta = F.linear(dt, self.dt_proj.weight)
+            delta = narrow_linear(dt, self.dt_proj.weight)
             y = selective_scan(
                 inner.transpose(1, 2),
                 delta.transpose(1, 2),
@@ -106,6 +105,15 @@ class MambaBlock(nn.Module):
         states = self.d_inner * self.d_state * math.ceil(length / KEPT_EVERY)
         small = self.dt_rank + 2 * self.d_state
         return length * (self.d_model + 5 * self.d_inner + small) + states
+
+
+def narrow_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Returns `F.linear(x, weight)` with a faster gradient of the weight where x (..., few) is narrow.
+
+    Autograd keeps the memory layout of the second factor in its gradient. With the transposed weight it
+    multiplies a tall by a narrow matrix, which takes libraries 15 times as long on processors.
+    """
+    return x @ weight.mT.contiguous()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

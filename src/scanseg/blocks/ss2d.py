@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scanseg.blocks.dims import layers
-from scanseg.blocks.mamba import DT_FLOOR, DT_MAX, DT_MIN, autocast_off
+from scanseg.blocks.mamba import DT_FLOOR, DT_MAX, DT_MIN, autocast_off, narrow_linear
 from scanseg.kernels import ordered_scan
 from scanseg.kernels.arguments import KEPT_EVERY
 from scanseg.scans import CrossScan, ScanOrder
@@ -122,7 +122,7 @@ class SS2D(nn.Module):
         small = F.linear(tokens, projection.flatten(0, 1)).view(*tokens.shape[:2], self.scans, -1)
         parts = [self.dt_rank, self.d_state, self.d_state]
         dt, b, c = torch.split(small, parts, dim=-1)  # type: ignore[no-untyped-call]
-        delta = [F.linear(dt[:, :, k], weight) for k, weight in enumerate(self.dt_projs_weight)]
+        delta = [narrow_linear(dt[:, :, k], weight) for k, weight in enumerate(self.dt_projs_weight)]
         at_least_float32 = torch.promote_types(self.A_logs.dtype, torch.float32)
         return ordered_scan(
             tokens.transpose(1, 2),

@@ -133,9 +133,15 @@ def network(
         int | None,
         typer.Option("--features", min=1, help="Channels of the first stage.", show_default="the network's"),
     ] = None,
-    same_stages: Annotated[
-        bool, typer.Option("--same-stages", help="Give each the blocks per stage of the first.")
-    ] = False,
+    same: Annotated[
+        str,
+        typer.Option(
+            "--same",
+            help="Give each as many blocks or convolutions per stage as the first.",
+            metavar="blocks|convolutions",
+            show_default="none",
+        ),
+    ] = "",
     against: Annotated[
         str | None,
         typer.Option("--against", help="Network to divide by.", show_default="nnunet_resenc, or the first"),
@@ -161,7 +167,7 @@ def network(
             patch_size=None if patch_size is None else parse_size(patch_size),
             batch_size=batch_size,
             base_features=features,
-            same_stages=same_stages,
+            same=same,
             against=against,
             threads=threads,
             minutes=minutes,

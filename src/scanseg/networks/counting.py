@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scanseg.blocks.mamba import MambaBlock
 from scanseg.blocks.ss2d import SS2D
@@ -20,6 +21,8 @@ _TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Blocks with a scan: they know their own counts, and do not run on the meta device.
 SCANNING = (MambaBlock, SS2D)
 VALUE_BYTES = 4
+# What attention's products of two activations become; layers with weights are counted by their shapes.
+_PRODUCTS = (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default)
 
 
 @dataclass
@@ -27,7 +30,8 @@ class Counts:
     """Counts of one forward pass in float32.
 
     Attributes:
-        macs: Multiply-accumulates per kind (`convolution`, `linear`, `scan`) and per module.
+        macs: Multiply-accumulates per kind (`convolution`, `linear`, `attention`, `scan`) and per module.
+            Of attention these are the products of queries with keys and of weights with values.
         convolution_values: Values that leave the convolutions.
         saved_bytes: What autograd keeps outside the blocks with scans, parameters left out.
         mamba_bytes: What it keeps inside the blocks with scans.
@@ -77,8 +81,10 @@ def count(network: nn.Module, shape: Sequence[int]) -> Counts:
             setattr(owner, child, stand_in)
         elif isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             module.register_forward_hook(_layer_hook(counts, name))
+    products = _Products(counts)
+    products.follow(network)
     keeper = _Keeper({parameter.untyped_storage()._cdata for parameter in network.parameters()})
-    with saved_tensors_hooks(keeper.pack, keeper.unpack):
+    with saved_tensors_hooks(keeper.pack, keeper.unpack), products:
         network(torch.empty(*shape, device="meta"))
     sizes = [storage.nbytes() for storage in keeper.kept.values()]
     counts.saved_bytes, counts.largest_bytes = sum(sizes), max(sizes, default=0)
@@ -100,6 +106,33 @@ class _Keeper:
 
     def unpack(self, tensor: Tensor) -> Tensor:
         return tensor
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the products of two activations under the module that makes them."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._counts = counts
+        self._inside: list[tuple[str, nn.Module]] = []
+
+    def follow(self, network: nn.Module) -> None:
+        """Keeps track of the module that runs, from now on."""
+        for name, module in network.named_modules():
+            module.register_forward_pre_hook(self._entered(name))
+            module.register_forward_hook(lambda *_: self._inside.pop() and None)
+
+    def _entered(self, name: str) -> Any:
+        return lambda module, _: self._inside.append((name, module))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name, module = self._inside[-1] if self._inside else ("", None)
+        if func in _PRODUCTS and not isinstance(module, nn.Linear):
+            self._counts.macs["attention"][name] += output.numel() * args[-1].shape[1]
+        return output
 
 
 def _layer_hook(counts: Counts, name: str) -> Any:

@@ -16,7 +16,7 @@ from scanseg.networks.published import Printed
 from scanseg.networks.registry import NETWORKS, count_parameters, create_network
 
 _DEFAULT_PATCH = {2: (512, 512), 3: (128, 128, 128)}
-_KINDS = ("convolution", "linear", "scan")
+_KINDS = ("convolution", "linear", "attention", "scan")
 
 
 def describe_network(
@@ -34,9 +34,10 @@ def describe_network(
 
     Keys: `name summary paper source differences licence weights spatial_dims plan_driven options` of the
     registry; `arguments` that the rest was counted for; `parameters`; `macs` (multiply-accumulates of one
-    image: `convolution`, `linear`, `scan` as 9 L D N, `total`); `stages`, one row per stage with its size,
-    features, stride, kernel, blocks, Mamba tokens, parameters and macs; `flow`, the pairs (from, to) of
-    indices of stages between which a map passes directly: neighbours, and skips.
+    image: `convolution`, `linear`, `attention` without its linear layers, `scan` as 9 L D N, `total`);
+    `stages`, one row per stage with its size, features, stride, kernel, blocks, Mamba tokens, parameters and
+    macs; `flow`, the pairs (from, to) of indices of stages between which a map passes directly: neighbours,
+    and skips.
 
     Args:
         patch_size: None: 128^3 in 3D, 512^2 in 2D.

@@ -169,8 +169,8 @@ def _peers() -> dict[str, tuple[Printed, ...]]:
                 {"without scan": "25.63"},
                 dict.fromkeys(
                     ("parameters", "without scan"),
-                    "Neither the depths 2, 2, 2, 2 of its configuration (27.2 M) nor 2, 2, 6, 2 (41.4 M) give "
-                    "the numbers of the table.",
+                    "Neither the depths 2, 2, 2, 2 of its configuration (27.2 M) nor 2, 2, 6, 2 (41.4 M) "
+                    "give the numbers of the table.",
                 ),
             ),
             Printed("224x224, 4 classes", "HuCaoFighting/Swin-Unet, executed", _flat(224), "27,168,420"),

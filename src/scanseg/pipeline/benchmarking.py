@@ -108,7 +108,7 @@ def bench_network(
     patch_size: Sequence[int] | None = None,
     batch_size: int = 2,
     base_features: int | None = None,
-    same_stages: bool = False,
+    same: str = "",
     against: str | None = None,
     threads: int | None = None,
     minutes: float | None = None,
@@ -124,13 +124,15 @@ def bench_network(
         patch_size: By default 32x64x64 or 256x256.
         batch_size: Patches at once.
         base_features: Channels of the first stage; each network's own by default.
-        same_stages: Give the others as many blocks per stage as the first network has, where they can.
+        same: Give the others as many `blocks` or `convolutions` per stage as the first network has, where
+            they can; empty leaves each its own.
         against: The network to divide by; `nnunet_resenc` if it is among them, else the first.
         threads: All usable cores by default.
         minutes: As in `bench_scan`, one by default; so are `seed`, `output` and `report`.
 
     Raises:
-        UsageError: A network is unknown or does not fit, or dimensions and patch do not agree.
+        UsageError: A network is unknown or does not fit, dimensions and patch do not agree, or `same` is
+            neither.
     """
     names = list(dict.fromkeys(NETWORKS[name].name for name in names))
     dims = spatial_dims or (len(patch_size) if patch_size else 3)
@@ -141,13 +143,15 @@ def bench_network(
             code="E-BENCH-PATCH",
             hint="Leave --spatial-dims out; the patch says it.",
         )
+    if same not in ("", "blocks", "convolutions"):
+        raise UsageError(f"--same must be blocks or convolutions, got {same!r}.", code="E-BENCH-SAME")
     baseline = against or (_DEFAULT_BASELINE if _DEFAULT_BASELINE in names else names[0])
     if baseline not in names:
         names.append(NETWORKS[baseline].name)
     settings = Settings(threads or usable_cores(), seed, 60.0 * (minutes or _MINUTES_A_CASE), None)
-    case = NetworkCase(patch, batch_size, base_features=base_features, same_stages=same_stages)
+    case = NetworkCase(patch, batch_size, base_features=base_features, same=same)
     words = ["network", *names, "--patch-size", "x".join(map(str, patch)), "--batch-size", str(batch_size)]
-    words += [*_option("--features", base_features), *(["--same-stages"] if same_stages else [])]
+    words += [*_option("--features", base_features), *_option("--same", same or None)]
     words += ["--against", baseline]
     document, finished = _begin("network", words, minutes, settings, output)
     run_networks(names, case, settings, baseline=baseline, finished=finished, report=report)

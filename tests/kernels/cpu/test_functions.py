@@ -8,8 +8,8 @@ from scanseg.kernels.cpu.simd import LANES, entry, load, store
 
 
 @entry
-def _evaluate(x, power, sigmoid, softplus):
-    for i in range(0, x.size, LANES):
+def _evaluate(count, x, power, sigmoid, softplus):
+    for i in range(0, count, LANES):
         v = load(x, i)
         e = exp_minus_abs(v)
         store(power, i, exp2(v))
@@ -19,7 +19,7 @@ def _evaluate(x, power, sigmoid, softplus):
 
 def _results(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     results = tuple(np.full_like(x, np.nan) for _ in range(3))
-    _evaluate(x, *results)
+    _evaluate(x.size, *(array.ctypes.data for array in (x, *results)))
     return results
 
 

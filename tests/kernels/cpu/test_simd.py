@@ -19,14 +19,14 @@ def _arithmetic(x, y, out):
     simd.store(out, 5 * LANES, simd.where_negative(a, simd.absolute(b), simd.fill(F32(3.0))))
     simd.store(out, 6 * LANES, simd.bounded(a, simd.fill(F32(-0.5)), simd.fill(F32(0.5))))
     simd.store(out, 7 * LANES, simd.fold_fma(a, b, simd.load_half(x, 0)))
-    out[7 * LANES + HALF] = simd.sum_lanes(x, 0)
+    simd.write(out + 4 * (7 * LANES + HALF), simd.sum_lanes(x, 0), np.float32)
 
 
 def test_arithmetic_equals_numpy():
     generator = np.random.default_rng(0)
     x, y = (generator.standard_normal(LANES).astype(np.float32) for _ in range(2))
     out = np.zeros(8 * LANES, np.float32)
-    _arithmetic(x, y, out)
+    _arithmetic(*(array.ctypes.data for array in (x, y, out)))
     rows = out.reshape(8, LANES)
     expected = [
         x + y,
@@ -73,8 +73,8 @@ def test_bfloat16_rounds_as_pytorch(narrow):
 
 @simd.entry
 def _there_and_back(source, target, stride, tile, dtype):
-    simd.read_transposed(source, stride, dtype, tile, 0)
-    simd.write_transposed(target, stride, dtype, tile, 0)
+    simd.read_transposed(source, stride, dtype, tile, 0, LANES)
+    simd.write_transposed(target, stride, dtype, tile, 0, LANES)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,45 @@ def test_squares_are_transposed_and_nothing_beside_them_is_touched(dtype, token)
     source = torch.randn(BLOCK, BLOCK + 3).to(dtype)
     target = torch.zeros_like(source)
     tile = np.zeros(BLOCK * LANES, np.float32)
-    _there_and_back(source.data_ptr(), target.data_ptr(), BLOCK + 3, tile, token)
+    _there_and_back(source.data_ptr(), target.data_ptr(), BLOCK + 3, tile.ctypes.data, token)
     turned = torch.from_numpy(tile).view(BLOCK, LANES)
     assert torch.equal(turned[:, :BLOCK], source[:, :BLOCK].float().T)
     assert not turned[:, BLOCK:].any()
     assert torch.equal(target[:, :BLOCK], source[:, :BLOCK])
     assert not target[:, BLOCK:].any()
+
+
+@simd.entry
+def _clear(address, count):
+    simd.clear(address, count)
+
+
+def test_clearing_stops_where_it_should():
+    values = np.ones(4 * LANES, np.float32)
+    _clear(values.ctypes.data + 4 * LANES, 2 * LANES)
+    assert values.reshape(4, LANES).sum(1).tolist() == [LANES, 0, 0, LANES]
+
+
+@simd.entry
+def _layout(address, count):
+    return simd.aligned(address), simd.behind(address, count)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 256])
+def test_scratch_lies_apart_and_on_lines_of_the_cache(count):
+    start, _ = _layout(1001, 0)
+    _, end = _layout(start, count)
+    assert 1001 <= start < 1001 + simd.CACHE_LINE
+    assert start % simd.CACHE_LINE == end % simd.CACHE_LINE == 0
+    assert 4 * count + simd.CACHE_LINE <= end - start + simd.CACHE_LINE - 1
+    assert end - start < 4 * count + 2 * simd.CACHE_LINE
+
+
+@simd.entry
+def _ask(address):
+    simd.prefetch(address)
+
+
+@pytest.mark.parametrize("address", [0, 1, 2**63 - 1], ids=["null", "odd", "far"])
+def test_asking_ahead_for_no_memory_does_nothing(address):
+    _ask(address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,15 +10,19 @@ from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_
 from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
 from scanseg.kernels.cpu.recurrence import Tile, rescan, reverse
 from scanseg.kernels.cpu.simd import (
+    CACHE_LINE,
     F32,
     HALF,
     LANES,
+    aligned,
+    behind,
+    clear,
     entry,
     fill,
     fma,
-    inlined,
     load,
     outlined,
+    read,
     store,
     sum_lanes,
     write,
@@ -29,6 +33,10 @@ from scanseg.kernels.cpu.tiles import (
     Strided,
     add_tile,
     load_states,
+    position_of,
+    prefetch_projection,
+    prefetch_states,
+    prefetch_tile,
     read_projection,
     read_tile,
     steps_of,
@@ -58,67 +66,63 @@ class Gradients(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory of a thread: parameters, states, sums of a run of channels; projections of a tile."""
+    """Addresses of scratch: parameters, states and sums of a run of channels, one tile of everything else."""
 
-    rates: Any
-    skip: Any
-    bias: Any
-    h: Any
-    g: Any
-    dA: Any
-    dD: Any
-    dbias: Any
-    B: Any
-    C: Any
-    dB: Any
-    dC: Any
-    at: Any
-
-
-@inlined
-def _new_scratch(states: int, width: int) -> Scratch:
-    return Scratch(
-        np.empty(width * states, F32),
-        np.empty(width, F32),
-        np.empty(width, F32),
-        np.empty(LANES * states, F32),
-        np.empty(width * states, F32),
-        np.empty(width * states, F32),
-        np.empty(width, F32),
-        np.empty(width, F32),
-        np.empty(TILE * states, F32),
-        np.empty(TILE * states, F32),
-        np.empty(TILE * states * HALF, F32),
-        np.empty(TILE * states * HALF, F32),
-        np.empty(TILE, np.int64),
-    )
-
-
-@inlined
-def _new_array() -> Any:
-    return np.empty(TILE * LANES, F32)
-
-
-@inlined
-def _new_tile() -> Tile:
-    return Tile(
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-        _new_array(),
-    )
+    rates: int
+    skip: int
+    bias: int
+    h: int
+    g: int
+    dA: int
+    dD: int
+    dbias: int
+    B: int
+    C: int
+    dB: int
+    dC: int
+    at: int
+    at_next: int
+    tile: Tile
+    end: int
 
 
 @outlined
-def _prepare(tile: Tile, skip: Any, bias: Any, dD: Any, steps: int, softplus: int, gated: bool) -> None:
+def _tile_at(u: int) -> Tile:
+    dt = behind(u, TILE * LANES)
+    slope = behind(dt, TILE * LANES)
+    dtu = behind(slope, TILE * LANES)
+    z = behind(dtu, TILE * LANES)
+    y = behind(z, TILE * LANES)
+    dout = behind(y, TILE * LANES)
+    dy = behind(dout, TILE * LANES)
+    decay = behind(dy, TILE * LANES)
+    carried = behind(decay, TILE * LANES)
+    gB = behind(carried, TILE * LANES)
+    return Tile(u, dt, slope, dtu, z, y, dout, dy, decay, carried, gB, behind(gB, TILE * LANES))
+
+
+@outlined
+def _scratch_at(rates: int, states: int, width: int) -> Scratch:
+    skip = behind(rates, width * states)
+    bias = behind(skip, width)
+    h = behind(bias, width)
+    g = behind(h, LANES * states)
+    dA = behind(g, width * states)
+    dD = behind(dA, width * states)
+    dbias = behind(dD, width)
+    B = behind(dbias, width)
+    C = behind(B, TILE * states)
+    dB = behind(C, TILE * states)
+    dC = behind(dB, TILE * states * HALF)
+    at = behind(dC, TILE * states * HALF)
+    at_next = behind(at, 2 * TILE)
+    tile = _tile_at(behind(at_next, 2 * TILE))
+    end = behind(tile.gA, TILE * LANES)
+    return Scratch(rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, at, at_next, tile, end)
+
+
+@outlined
+def _prepare(tile: Tile, skip: int, bias: int, dD: int, steps: int, softplus: int, gated: bool) -> None:
     """Fills dt, slope, dtu, dy (and y = D * u) from delta (in dt), u, z and dout; adds to dD."""
     shift, weight, total = load(bias, 0), load(skip, 0), load(dD, 0)
     for t in range(steps):
@@ -142,7 +146,7 @@ def _prepare(tile: Tile, skip: Any, bias: Any, dD: Any, steps: int, softplus: in
 
 
 @outlined
-def _finish(tile: Tile, skip: Any, dbias: Any, steps: int, softplus: int, gated: bool) -> None:
+def _finish(tile: Tile, skip: int, dbias: int, steps: int, softplus: int, gated: bool) -> None:
     """Replaces u, dt and z by their gradients; adds to dbias."""
     weight, total = load(skip, 0), load(dbias, 0)
     for t in range(steps):
@@ -164,12 +168,12 @@ def _finish(tile: Tile, skip: Any, dbias: Any, steps: int, softplus: int, gated:
 
 
 @outlined
-def _write_projection(rows: Any, address: int, steps: Steps, states: int) -> None:
+def _write_projection(rows: int, address: int, steps: Steps, states: int) -> None:
     """Writes the gradients of B or C of a tile, summed over the channels of the job."""
     for t in range(steps.number):
-        row = address + 4 * steps.at[t] * states
+        row = address + 4 * position_of(steps, t) * states
         for n in range(states):
-            write(row + 4 * n, sum_lanes(rows, (t * states + n) * HALF), np.float32)
+            write(row + 4 * n, sum_lanes(rows, (n * TILE + t) * HALF), np.float32)
 
 
 @outlined
@@ -181,82 +185,121 @@ def _write_parameters(place: Place, group: int, sizes: Sizes, gradients: Gradien
         d = row + channel
         block, c = channel // LANES, channel % LANES
         for n in range(states):
-            value = scratch.dA[(block * states + n) * LANES + c]
+            value = read(scratch.dA + 4 * ((block * states + n) * LANES + c), np.float32)
             write(gradients.A + 4 * (d * states + n), value, np.float32)
-        write(gradients.D + 4 * d, scratch.dD[channel], np.float32)
-        write(gradients.bias + 4 * d, scratch.dbias[channel], np.float32)
+        write(gradients.D + 4 * d, read(scratch.dD + 4 * channel, np.float32), np.float32)
+        write(gradients.bias + 4 * d, read(scratch.dbias + 4 * channel, np.float32), np.float32)
 
 
 @outlined
-def _reverse_block(
-    place: Place,
+def _prefetch(
+    inputs: Inputs, gradients: Gradients, batch: int, group: int, channel: int, steps: Steps
+) -> None:
+    prefetch_tile(inputs.u, batch, group, channel, steps)
+    prefetch_tile(inputs.delta, batch, group, channel, steps)
+    prefetch_tile(inputs.z, batch, group, channel, steps)
+    prefetch_tile(gradients.y, batch, group, channel, steps)
+
+
+@outlined
+def _read_block(
+    inputs: Inputs,
+    gradients: Gradients,
+    tile: Tile,
+    batch: int,
     group: int,
     channel: int,
     steps: Steps,
-    sizes: Sizes,
-    inputs: Inputs,
-    gradients: Gradients,
-    scratch: Scratch,
-    tile: Tile,
+    channels: int,
 ) -> None:
-    """Carries the gradients of one block of channels, whose states are in scratch.h, back over one tile."""
-    rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, _ = scratch
-    batch, states, count = place.batch, sizes.states, steps.number
-    gated = inputs.z.address != 0
-    channels = min(LANES, place.last - channel)
-    c = channel - place.first
-    r = c * states
     read_tile(tile.u, inputs.u, batch, group, channel, steps, channels)
     read_tile(tile.dt, inputs.delta, batch, group, channel, steps, channels)
     read_tile(tile.dout, gradients.y, batch, group, channel, steps, channels)
-    if gated:
+    if inputs.z.address:
         read_tile(tile.z, inputs.z, batch, group, channel, steps, channels)
-    _prepare(tile, skip[c:], bias[c:], dD[c:], count, inputs.softplus, gated)
-    for n in range(states):
-        if gated:
-            rescan(count, n, states, rates[r:], h, B, C, dC, tile, tile.y)
-        else:
-            rescan(count, n, states, rates[r:], h, B, C, dC, tile, None)
-        reverse(count, n, states, rates[r:], g[r:], dA[r:], B, C, dB, tile)
-    _finish(tile, skip[c:], dbias[c:], count, inputs.softplus, gated)
-    if group > place.group:
+
+
+@outlined
+def _write_block(
+    inputs: Inputs,
+    gradients: Gradients,
+    tile: Tile,
+    batch: int,
+    group: int,
+    channel: int,
+    steps: Steps,
+    channels: int,
+    add: bool,
+) -> None:
+    if add:
         add_tile(tile.u, gradients.u, batch, group, channel, steps, channels)
     else:
         write_tile(tile.u, gradients.u, batch, group, channel, steps, channels)
     write_tile(tile.dt, gradients.delta, batch, group, channel, steps, channels)
-    if gated:
+    if inputs.z.address:
         write_tile(tile.z, gradients.z, batch, group, channel, steps, channels)
 
 
 @outlined
+def _reverse_block(block: int, count: int, gated: bool, softplus: int, states: int, scratch: Scratch) -> None:
+    """Carries the gradients of a block of channels, whose tile has been read, back over the tile."""
+    rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, _, _, tile, _ = scratch
+    c = 4 * LANES * block
+    r = c * states
+    _prepare(tile, skip + c, bias + c, dD + c, count, softplus, gated)
+    for n in range(states):
+        if gated:
+            rescan(count, n, states, rates + r, h, B, C, dC, tile, tile.y)
+        else:
+            rescan(count, n, states, rates + r, h, B, C, dC, tile, None)
+        reverse(count, n, states, rates + r, g + r, dA + r, B, C, dB, tile)
+    _finish(tile, skip + c, dbias + c, count, softplus, gated)
+
+
+@outlined
 def _reverse_group(
-    place: Place,
-    group: int,
-    sizes: Sizes,
-    inputs: Inputs,
-    gradients: Gradients,
-    scratch: Scratch,
-    tile: Tile,
+    place: Place, group: int, sizes: Sizes, inputs: Inputs, gradients: Gradients, scratch: Scratch
 ) -> None:
     """Carries the gradients of the place's channels of one group back from the last tile to the first."""
-    states, length, batch = sizes.states, sizes.length, place.batch
+    states, length, batch, width = sizes.states, sizes.length, place.batch, sizes.run * LANES
+    at, at_next = scratch.at, scratch.at_next
     pack_parameters(place, group, sizes, inputs, scratch.rates, scratch.skip, scratch.bias)
-    for sums in (scratch.g, scratch.dA, scratch.dD, scratch.dbias):
-        sums[:] = F32(0.0)
+    clear(scratch.g, width * states)
+    clear(scratch.dA, width * states)
+    clear(scratch.dD, width)
+    clear(scratch.dbias, width)
     tiles, dim = (length + TILE - 1) // TILE, sizes.groups * sizes.channels
     offset = 4 * ((place.part * sizes.batch + batch) * sizes.groups + group) * length * states
+    start = (tiles - 1) * TILE
+    following = steps_of(at_next, inputs.order, batch, group, start, length - start)
     for number in range(tiles - 1, -1, -1):
-        count = min(TILE, length - number * TILE)
-        steps = steps_of(scratch.at, inputs.order, batch, group, number * TILE, count)
+        steps, at, at_next = following, at_next, at
+        start = max(number - 1, 0) * TILE
+        following = steps_of(at_next, inputs.order, batch, group, start, min(TILE, length - start))
         read_projection(scratch.B, inputs.B, batch, group, steps, states)
         read_projection(scratch.C, inputs.C, batch, group, steps, states)
-        scratch.dB[:] = F32(0.0)
-        scratch.dC[:] = F32(0.0)
+        prefetch_projection(inputs.B, batch, group, following, states)
+        prefetch_projection(inputs.C, batch, group, following, states)
+        clear(scratch.dB, TILE * states * HALF)
+        clear(scratch.dC, TILE * states * HALF)
         for channel in range(place.first, place.last, LANES):
             kept = (batch * tiles + number) * states * dim + group * sizes.channels + channel
             channels = min(LANES, place.last - channel)
             load_states(scratch.h, gradients.states + 4 * kept, dim, states, channels)
-            _reverse_block(place, group, channel, steps, sizes, inputs, gradients, scratch, tile)
+            _read_block(inputs, gradients, scratch.tile, batch, group, channel, steps, channels)
+            if channel + LANES < place.last:
+                _prefetch(inputs, gradients, batch, group, channel + LANES, steps)
+                prefetch_states(gradients.states + 4 * (kept + LANES), dim, states)
+            elif number:
+                _prefetch(inputs, gradients, batch, group, place.first, following)
+                before = kept - states * dim - (channel - place.first)
+                prefetch_states(gradients.states + 4 * before, dim, states)
+            if group > place.group:
+                prefetch_tile(gradients.u, batch, group, channel, steps)
+            block, gated = (channel - place.first) // LANES, inputs.z.address != 0
+            _reverse_block(block, steps.number, gated, inputs.softplus, states, scratch)
+            add = group > place.group
+            _write_block(inputs, gradients, scratch.tile, batch, group, channel, steps, channels, add)
         _write_projection(scratch.dB, gradients.B + offset, steps, states)
         _write_projection(scratch.dC, gradients.C + offset, steps, states)
     _write_parameters(place, group, sizes, gradients, scratch)
@@ -265,8 +308,12 @@ def _reverse_group(
 @entry
 def backward_jobs(first: int, last: int, sizes: Sizes, inputs: Inputs, gradients: Gradients) -> None:
     """Carries the gradients of the jobs [first, last) from the last step to the first, without the lock."""
-    scratch, tile = _new_scratch(sizes.states, sizes.run * LANES), _new_tile()
+    width = sizes.run * LANES
+    memory = np.empty(_scratch_at(0, sizes.states, width).end + CACHE_LINE, np.uint8)
+    scratch = _scratch_at(aligned(memory.ctypes.data), sizes.states, width)
     for job in range(first, last):
         place = place_of(job, sizes)
         for group in range(place.group, place.last_group):
-            _reverse_group(place, group, sizes, inputs, gradients, scratch, tile)
+            _reverse_group(place, group, sizes, inputs, gradients, scratch)
+    # Numba frees an array after its last use; this is the last.
+    memory[0] = 0

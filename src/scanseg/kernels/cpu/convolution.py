@@ -6,12 +6,27 @@ the activation, and takes the tiles from last to first, because a step's gradien
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from
-from scanseg.kernels.cpu.simd import F32, LANES, entry, fill, fma, inlined, load, outlined, read, store, write
+from scanseg.kernels.cpu.simd import (
+    CACHE_LINE,
+    F32,
+    LANES,
+    aligned,
+    behind,
+    clear,
+    entry,
+    fill,
+    fma,
+    load,
+    outlined,
+    read,
+    store,
+    write,
+)
 from scanseg.kernels.cpu.tiles import TILE, Order, Steps, Strided, read_tile, steps_of, write_tile
 
 
@@ -38,42 +53,43 @@ class ConvolutionGradients(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Scratch: the input with its past, sums and gradients of a tile, weights, sums of weight gradients."""
+    """Addresses of scratch: input with its past, sums and gradients of a tile, weights, their gradients."""
 
-    x: Any
-    p: Any
-    dp: Any
-    dx: Any
-    weight: Any
-    dweight: Any
-    at: Any
+    x: int
+    p: int
+    dp: int
+    dx: int
+    weight: int
+    dweight: int
+    at: int
+    end: int
 
 
-@inlined
-def _new_window(taps: int) -> Window:
+@outlined
+def _window_at(x: int, taps: int) -> Window:
     rows = TILE + taps - 1
-    return Window(
-        np.empty(rows * LANES, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty(rows * LANES, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty((taps + 1) * LANES, F32),
-        np.empty((taps + 1) * LANES, F32),
-        np.empty(rows, np.int64),
-    )
+    p = behind(x, rows * LANES)
+    dp = behind(p, TILE * LANES)
+    dx = behind(dp, rows * LANES)
+    weight = behind(dx, TILE * LANES)
+    dweight = behind(weight, (taps + 1) * LANES)
+    at = behind(dweight, (taps + 1) * LANES)
+    return Window(x, p, dp, dx, weight, dweight, at, behind(at, 2 * rows))
 
 
 @outlined
 def _read_weights(given: Convolution, window: Window, channel: int, channels: int) -> None:
     """Fills weight[k * LANES + c]; row `taps` is the bias."""
-    window.weight[:] = F32(0.0)
-    window.dweight[:] = F32(0.0)
+    clear(window.weight, (given.taps + 1) * LANES)
+    clear(window.dweight, (given.taps + 1) * LANES)
     for c in range(channels):
         d = channel + c
         for k in range(given.taps):
-            window.weight[k * LANES + c] = read(given.weight + 4 * (d * given.taps + k), np.float32)
+            weight = read(given.weight + 4 * (d * given.taps + k), np.float32)
+            write(window.weight + 4 * (k * LANES + c), weight, np.float32)
         if given.bias:
-            window.weight[given.taps * LANES + c] = read(given.bias + 4 * d, np.float32)
+            bias = read(given.bias + 4 * d, np.float32)
+            write(window.weight + 4 * (given.taps * LANES + c), bias, np.float32)
 
 
 @outlined
@@ -84,10 +100,10 @@ def _read_window(
     channels = min(LANES, given.dim - channel)
     first = start - given.taps + 1
     missing = max(0, -first)
-    window.x[: missing * LANES] = F32(0.0)
+    clear(window.x, missing * LANES)
     total = count + given.taps - 1 - missing
     steps = steps_of(window.at, Order(0, 0, 0, 0), 0, 0, first + missing, total)
-    read_tile(window.x[missing * LANES :], given.x, batch, 0, channel, steps, channels)
+    read_tile(window.x + 4 * missing * LANES, given.x, batch, 0, channel, steps, channels)
 
 
 @outlined
@@ -145,7 +161,8 @@ def _tile(window: Window, start: int, count: int) -> Steps:
 @entry
 def convolution_jobs(first: int, last: int, given: Convolution, y: Strided) -> None:
     """Convolves the jobs [first, last): a job is a batch element and a block of channels."""
-    window = _new_window(given.taps)
+    memory = np.empty(_window_at(0, given.taps).end + CACHE_LINE, np.uint8)
+    window = _window_at(aligned(memory.ctypes.data), given.taps)
     blocks = (given.dim + LANES - 1) // LANES
     for job in range(first, last):
         batch, channel = job // blocks, job % blocks * LANES
@@ -158,6 +175,8 @@ def convolution_jobs(first: int, last: int, given: Convolution, y: Strided) -> N
             if given.silu:
                 _activate(window, count)
             write_tile(window.p, y, batch, 0, channel, _tile(window, start, count), channels)
+    # Numba frees an array after its last use; this is the last.
+    memory[0] = 0
 
 
 @outlined
@@ -179,8 +198,10 @@ def _write_weights(
     for c in range(channels):
         d = batch * given.dim + channel + c
         for k in range(given.taps):
-            write(gradients.weight + 4 * (d * given.taps + k), window.dweight[k * LANES + c], np.float32)
-        write(gradients.bias + 4 * d, window.dweight[given.taps * LANES + c], np.float32)
+            value = read(window.dweight + 4 * (k * LANES + c), np.float32)
+            write(gradients.weight + 4 * (d * given.taps + k), value, np.float32)
+        total = read(window.dweight + 4 * (given.taps * LANES + c), np.float32)
+        write(gradients.bias + 4 * d, total, np.float32)
 
 
 @entry
@@ -188,14 +209,15 @@ def convolution_backward_jobs(
     first: int, last: int, given: Convolution, gradients: ConvolutionGradients
 ) -> None:
     """Writes the gradients of the jobs [first, last)."""
-    window = _new_window(given.taps)
+    memory = np.empty(_window_at(0, given.taps).end + CACHE_LINE, np.uint8)
+    window = _window_at(aligned(memory.ctypes.data), given.taps)
     blocks = (given.dim + LANES - 1) // LANES
     tiles = (given.length + TILE - 1) // TILE
     for job in range(first, last):
         batch, channel = job // blocks, job % blocks * LANES
         channels = min(LANES, given.dim - channel)
         _read_weights(given, window, channel, channels)
-        window.dp[:] = F32(0.0)
+        clear(window.dp, (TILE + given.taps - 1) * LANES)
         for number in range(tiles - 1, -1, -1):
             start = number * TILE
             count = min(TILE, given.length - start)
@@ -209,3 +231,5 @@ def convolution_backward_jobs(
             _spread(window, given.taps, count)
             write_tile(window.dx, gradients.x, batch, 0, channel, steps, channels)
         _write_weights(given, gradients, window, batch, channel, channels)
+    # Numba frees an array after its last use; this is the last.
+    memory[0] = 0

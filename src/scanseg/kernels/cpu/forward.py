@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,18 +10,23 @@ from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_
 from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
 from scanseg.kernels.cpu.recurrence import scan
 from scanseg.kernels.cpu.simd import (
-    F32,
+    CACHE_LINE,
     LANES,
+    aligned,
+    behind,
+    clear,
     entry,
-    inlined,
     load,
     outlined,
     store,
 )
 from scanseg.kernels.cpu.tiles import (
     TILE,
+    Steps,
     Strided,
     add_tile,
+    prefetch_projection,
+    prefetch_tile,
     read_projection,
     read_tile,
     save_states,
@@ -38,23 +43,25 @@ class Outputs(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory of a thread: parameters and states of a run of channels, one tile of everything else."""
+    """Addresses of scratch: parameters and states of a run of channels, one tile of everything else."""
 
-    rates: Any
-    skip: Any
-    bias: Any
-    h: Any
-    dt: Any
-    dtu: Any
-    y: Any
-    z: Any
-    B: Any
-    C: Any
-    at: Any
+    rates: int
+    skip: int
+    bias: int
+    h: int
+    dt: int
+    dtu: int
+    y: int
+    z: int
+    B: int
+    C: int
+    at: int
+    at_next: int
+    end: int
 
 
 @outlined
-def _prepare(dt: Any, dtu: Any, y: Any, skip: Any, bias: Any, steps: int, softplus: int) -> None:
+def _prepare(dt: int, dtu: int, y: int, skip: int, bias: int, steps: int, softplus: int) -> None:
     """Turns delta (in dt) into step sizes, fills dtu, and turns u (in y) into D * u."""
     shift, weight = load(bias, 0), load(skip, 0)
     for t in range(steps):
@@ -68,7 +75,7 @@ def _prepare(dt: Any, dtu: Any, y: Any, skip: Any, bias: Any, steps: int, softpl
 
 
 @outlined
-def _apply_gate(y: Any, z: Any, steps: int) -> None:
+def _apply_gate(y: int, z: int, steps: int) -> None:
     """y *= silu(z)."""
     for t in range(steps):
         i = t * LANES
@@ -76,21 +83,27 @@ def _apply_gate(y: Any, z: Any, steps: int) -> None:
         store(y, i, load(y, i) * x * sigmoid_from(x, exp_minus_abs(x)))
 
 
-@inlined
-def _new_scratch(states: int, width: int) -> Scratch:
-    return Scratch(
-        np.empty(width * states, F32),
-        np.empty(width, F32),
-        np.empty(width, F32),
-        np.empty(width * states, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty(TILE * LANES, F32),
-        np.empty(TILE * states, F32),
-        np.empty(TILE * states, F32),
-        np.empty(TILE, np.int64),
-    )
+@outlined
+def _scratch_at(rates: int, states: int, width: int) -> Scratch:
+    skip = behind(rates, width * states)
+    bias = behind(skip, width)
+    h = behind(bias, width)
+    dt = behind(h, width * states)
+    dtu = behind(dt, TILE * LANES)
+    y = behind(dtu, TILE * LANES)
+    z = behind(y, TILE * LANES)
+    B = behind(z, TILE * LANES)
+    C = behind(B, TILE * states)
+    at = behind(C, TILE * states)
+    at_next = behind(at, 2 * TILE)
+    return Scratch(rates, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, behind(at_next, 2 * TILE))
+
+
+@outlined
+def _prefetch(inputs: Inputs, batch: int, group: int, channel: int, steps: Steps) -> None:
+    prefetch_tile(inputs.u, batch, group, channel, steps)
+    prefetch_tile(inputs.delta, batch, group, channel, steps)
+    prefetch_tile(inputs.z, batch, group, channel, steps)
 
 
 @outlined
@@ -98,30 +111,42 @@ def _scan_group(
     place: Place, group: int, sizes: Sizes, inputs: Inputs, outputs: Outputs, scratch: Scratch
 ) -> None:
     """Scans the place's channels of one group."""
-    states, batch = sizes.states, place.batch
-    rates, skip, bias, h, dt, dtu, y, z, B, C, at = scratch
+    states, batch, length = sizes.states, place.batch, sizes.length
+    rates, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, _ = scratch
     pack_parameters(place, group, sizes, inputs, rates, skip, bias)
-    h[:] = F32(0.0)
-    tiles, dim = (sizes.length + TILE - 1) // TILE, sizes.groups * sizes.channels
+    clear(h, sizes.run * LANES * states)
+    tiles, dim = (length + TILE - 1) // TILE, sizes.groups * sizes.channels
+    following = steps_of(at_next, inputs.order, batch, group, 0, min(TILE, length))
     for tile in range(tiles):
-        count = min(TILE, sizes.length - tile * TILE)
-        steps = steps_of(at, inputs.order, batch, group, tile * TILE, count)
+        steps, at, at_next = following, at_next, at
+        start = min((tile + 1) * TILE, length)
+        following = steps_of(at_next, inputs.order, batch, group, start, min(TILE, length - start))
+        count = steps.number
         read_projection(B, inputs.B, batch, group, steps, states)
         read_projection(C, inputs.C, batch, group, steps, states)
+        prefetch_projection(inputs.B, batch, group, following, states)
+        prefetch_projection(inputs.C, batch, group, following, states)
         for channel in range(place.first, place.last, LANES):
             channels = min(LANES, place.last - channel)
-            c = channel - place.first
+            c = 4 * (channel - place.first)
             r = c * states
             if outputs.states:
                 row = (batch * tiles + tile) * states * dim + group * sizes.channels + channel
-                save_states(h[r:], outputs.states + 4 * row, dim, states, channels)
+                save_states(h + r, outputs.states + 4 * row, dim, states, channels)
             read_tile(y, inputs.u, batch, group, channel, steps, channels)
             read_tile(dt, inputs.delta, batch, group, channel, steps, channels)
-            _prepare(dt, dtu, y, skip[c:], bias[c:], count, inputs.softplus)
-            for n in range(states):
-                scan(count, n, states, rates[r:], h[r:], B, C, dt, dtu, y)
             if inputs.z.address:
                 read_tile(z, inputs.z, batch, group, channel, steps, channels)
+            if channel + LANES < place.last:
+                _prefetch(inputs, batch, group, channel + LANES, steps)
+            elif following.number:
+                _prefetch(inputs, batch, group, place.first, following)
+            if group > place.group:
+                prefetch_tile(outputs.y, batch, group, channel, steps)
+            _prepare(dt, dtu, y, skip + c, bias + c, count, inputs.softplus)
+            for n in range(states):
+                scan(count, n, states, rates + r, h + r, B, C, dt, dtu, y)
+            if inputs.z.address:
                 _apply_gate(y, z, count)
             if group > place.group:
                 add_tile(y, outputs.y, batch, group, channel, steps, channels)
@@ -132,8 +157,12 @@ def _scan_group(
 @entry
 def forward_jobs(first: int, last: int, sizes: Sizes, inputs: Inputs, outputs: Outputs) -> None:
     """Scans the channels of the jobs [first, last), one job after the other, without the interpreter lock."""
-    scratch = _new_scratch(sizes.states, sizes.run * LANES)
+    width = sizes.run * LANES
+    memory = np.empty(_scratch_at(0, sizes.states, width).end + CACHE_LINE, np.uint8)
+    scratch = _scratch_at(aligned(memory.ctypes.data), sizes.states, width)
     for job in range(first, last):
         place = place_of(job, sizes)
         for group in range(place.group, place.last_group):
             _scan_group(place, group, sizes, inputs, outputs, scratch)
+    # Numba frees an array after its last use; this is the last.
+    memory[0] = 0

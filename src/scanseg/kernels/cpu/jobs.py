@@ -8,12 +8,12 @@ The cut depends on the sizes only, never on the number of threads, so that the r
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from scanseg.kernels.cpu.functions import LOG2_E
-from scanseg.kernels.cpu.simd import F32, LANES, inlined, outlined, read
+from scanseg.kernels.cpu.simd import LANES, clear, inlined, outlined, read, write
 from scanseg.kernels.cpu.tiles import Grouped, Order, Strided
 
 
@@ -92,20 +92,20 @@ def place_of(job: int, sizes: Sizes) -> Place:
 
 @outlined
 def pack_parameters(
-    place: Place, group: int, sizes: Sizes, inputs: Inputs, rates: Any, skip: Any, bias: Any
+    place: Place, group: int, sizes: Sizes, inputs: Inputs, rates: int, skip: int, bias: int
 ) -> None:
     """Fills rates[(block * states + n) * LANES + c] with A * log2(e), and skip and bias; absent is 0."""
-    states = sizes.states
-    rates[:] = F32(0.0)
-    skip[:] = F32(0.0)
-    bias[:] = F32(0.0)
+    states, width = sizes.states, sizes.run * LANES
+    clear(rates, width * states)
+    clear(skip, width)
+    clear(bias, width)
     for channel in range(place.last - place.first):
         d = group * sizes.channels + place.first + channel
         block, c = channel // LANES, channel % LANES
         for n in range(states):
             rate = read(inputs.A + 4 * (d * states + n), np.float32)
-            rates[(block * states + n) * LANES + c] = rate * LOG2_E
+            write(rates + 4 * ((block * states + n) * LANES + c), rate * LOG2_E, np.float32)
         if inputs.D:
-            skip[channel] = read(inputs.D + 4 * d, np.float32)
+            write(skip + 4 * channel, read(inputs.D + 4 * d, np.float32), np.float32)
         if inputs.bias:
-            bias[channel] = read(inputs.bias + 4 * d, np.float32)
+            write(bias + 4 * channel, read(inputs.bias + 4 * d, np.float32), np.float32)

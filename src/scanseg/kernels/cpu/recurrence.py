@@ -1,10 +1,11 @@
 """The recurrence of one state over one tile: LANES channels, at most TILE steps, the state in registers.
 
-Scratch is flat float32. With t the step, n the state, i = t * LANES, r = n * LANES, j = t * states + n:
+Scratch is float32 at addresses. With t the step, n the state, i = t * LANES, r = n * LANES and
+j = t * states + n:
 
     rates[r], h[r], g[r], dA[r]     A * log2(e), the state, its gradient, the gradient of A
     B[j], C[j]                      projections
-    dB[j * HALF], dC[j * HALF]      their gradients, not yet summed over channels
+    dB[k], dC[k]                    their gradients, not yet summed over channels, k = (n * TILE + t) * HALF
     everything else [i]             see `Tile`
 
 One state at a time is enough: nothing but one multiply-add links a step to the next, so the processor runs
@@ -13,8 +14,9 @@ the exponentials of many steps at once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from scanseg.kernels.arguments import KEPT_EVERY
 from scanseg.kernels.cpu.functions import exp2
 from scanseg.kernels.cpu.simd import (
     HALF,
@@ -27,6 +29,8 @@ from scanseg.kernels.cpu.simd import (
     splat,
     store,
 )
+
+TILE = KEPT_EVERY
 
 
 class Tile(NamedTuple):
@@ -47,23 +51,23 @@ class Tile(NamedTuple):
         gA: Sum over states of g exp(dt A) h_(t-1) A * log2(e).
     """
 
-    u: Any
-    dt: Any
-    slope: Any
-    dtu: Any
-    z: Any
-    y: Any
-    dout: Any
-    dy: Any
-    decay: Any
-    carried: Any
-    gB: Any
-    gA: Any
+    u: int
+    dt: int
+    slope: int
+    dtu: int
+    z: int
+    y: int
+    dout: int
+    dy: int
+    decay: int
+    carried: int
+    gB: int
+    gA: int
 
 
 @inlined
 def scan(
-    steps: int, n: int, states: int, rates: Any, h: Any, B: Any, C: Any, dt: Any, dtu: Any, y: Any
+    steps: int, n: int, states: int, rates: int, h: int, B: int, C: int, dt: int, dtu: int, y: int
 ) -> None:
     """Advances state n over the tile and adds its part to y."""
     rate, state = load(rates, n * LANES), load(h, n * LANES)
@@ -76,37 +80,37 @@ def scan(
 
 @inlined
 def rescan(
-    steps: int, n: int, states: int, rates: Any, h: Any, B: Any, C: Any, dC: Any, tile: Tile, y: Any
+    steps: int, n: int, states: int, rates: int, h: int, B: int, C: int, dC: int, tile: Tile, y: int | None
 ) -> None:
     """Recomputes state n from the start of the tile, keeps what `reverse` needs and adds to dC.
 
-    `y` is None, or the array to add the state's part of the output to, which only a gate needs again.
+    `y` is None, or the scratch to add the state's part of the output to, which only a gate needs again.
     """
     rate, state = load(rates, n * LANES), load(h, n * LANES)
     for t in range(steps):
-        i, j = t * LANES, t * states + n
+        i, j, k = t * LANES, t * states + n, (n * TILE + t) * HALF
         decay = exp2(load(tile.dt, i) * rate)
         carried = decay * state
         state = fma(load(tile.dtu, i), splat(B, j), carried)
         store(tile.decay, i, decay)
         store(tile.carried, i, carried)
-        store(dC, j * HALF, fold_fma(state, load(tile.dy, i), load_half(dC, j * HALF)))
+        store(dC, k, fold_fma(state, load(tile.dy, i), load_half(dC, k)))
         if y is not None:
             store(y, i, fma(state, splat(C, j), load(y, i)))
 
 
 @inlined
 def reverse(
-    steps: int, n: int, states: int, rates: Any, g: Any, dA: Any, B: Any, C: Any, dB: Any, tile: Tile
+    steps: int, n: int, states: int, rates: int, g: int, dA: int, B: int, C: int, dB: int, tile: Tile
 ) -> None:
     """Carries the gradient of state n back over the tile and adds its parts to dA, dB, gB and gA."""
     rate, later, total = load(rates, n * LANES), load(g, n * LANES), load(dA, n * LANES)
     for back in range(steps):
         t = steps - 1 - back
-        i, j = t * LANES, t * states + n
+        i, j, k = t * LANES, t * states + n, (n * TILE + t) * HALF
         gradient = fma(splat(C, j), load(tile.dy, i), later)
         store(tile.gB, i, fma(gradient, splat(B, j), load(tile.gB, i)))
-        store(dB, j * HALF, fold_fma(gradient, load(tile.dtu, i), load_half(dB, j * HALF)))
+        store(dB, k, fold_fma(gradient, load(tile.dtu, i), load_half(dB, k)))
         through = gradient * load(tile.carried, i)
         store(tile.gA, i, fma(through, rate, load(tile.gA, i)))
         total = fma(through, load(tile.dt, i), total)
