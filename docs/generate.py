@@ -7,10 +7,8 @@ import argparse
 import ast
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "scanseg"
@@ -44,15 +42,21 @@ def cli_page() -> str:
 
 
 def _help(verb: list[str]) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-m", "scanseg", *verb, "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    # Read by rich and typer when they are imported, which this is the first to do.
+    os.environ.update(COLUMNS="100", TERMINAL_WIDTH="100", NO_COLOR="1", TERM="dumb")
+    from typer.testing import CliRunner
+
+    from scanseg.cli.app import app
+
+    answer = CliRunner().invoke(app, [*verb, "--help"], prog_name="scanseg")
+    if answer.exit_code:
+        raise SystemExit(f"scanseg {' '.join(verb)} --help failed:\n{answer.output}")
+    return "\n".join(line.rstrip() for line in answer.stdout.strip().splitlines())
 
 
 def networks_page() -> str:
     """Returns the table of networks with parameters at one size."""
-    from network_pages import OVERVIEW, overview_facts
+    from network_pages import OVERVIEW, parameters_at
 
     from scanseg.networks import NETWORKS
 
@@ -63,17 +67,15 @@ def networks_page() -> str:
         "|---|---|---|---|",
     ]
     for name in NETWORKS:
-        counts = [_parameters(overview_facts(name, dims), OVERVIEW[dims]) for dims in (3, 2)]
+        counts = [_parameters(*parameters_at(name, dims), OVERVIEW[dims]) for dims in (3, 2)]
         parts.append(f"| [{name}](../networks/{name}.md) | {NETWORKS[name].summary} | {' | '.join(counts)} |")
     return "\n".join(parts) + "\n"
 
 
-def _parameters(facts: dict[str, Any] | None, size: tuple[int, ...]) -> str:
-    if facts is None:
+def _parameters(taken: tuple[int, ...], count: int, size: tuple[int, ...]) -> str:
+    if not taken:
         return "-"
-    taken = tuple(facts["arguments"]["patch_size"])
-    at = "" if taken == size else f" at {'x'.join(map(str, taken))}"
-    return f"{facts['parameters']:,}{at}"
+    return f"{count:,}" if taken == size else f"{count:,} at {'x'.join(map(str, taken))}"
 
 
 def network_files() -> dict[str, str]:

@@ -3,9 +3,17 @@
 from functools import cache
 from typing import Any
 
+import torch
+
 from scanseg.data.wording import counted
 from scanseg.errors import UsageError
-from scanseg.networks import NETWORKS, beside_printed, describe_network
+from scanseg.networks import (
+    NETWORKS,
+    beside_printed,
+    count_parameters,
+    create_network,
+    describe_network,
+)
 from scanseg.reporting.architecture import architecture_svg
 from scanseg.reporting.tables import as_markdown
 
@@ -15,26 +23,37 @@ _OTHER_SIZES = ((256, 256), (224, 224), (64, 64, 64), (128, 128, 128), (96, 96, 
 
 
 @cache
-def facts_at(name: str, size: tuple[int, ...]) -> dict[str, Any] | None:
-    """Returns the facts of a network at a size with one channel and two classes; None if it refuses it."""
-    if len(size) not in NETWORKS[name].spatial_dims:
-        return None
-    try:
-        return describe_network(name, spatial_dims=len(size), in_channels=1, out_channels=2, patch_size=size)
-    except UsageError:
-        return None
+def parameters_at(name: str, spatial_dims: int) -> tuple[tuple[int, ...], int]:
+    """Returns a size and the parameters there, with one channel and two classes.
+
+    The size is that of the overview, or the first other one that the network takes; empty if it takes none.
+    """
+    if spatial_dims not in NETWORKS[name].spatial_dims:
+        return (), 0
+    for size in (OVERVIEW[spatial_dims], *(other for other in _OTHER_SIZES if len(other) == spatial_dims)):
+        try:
+            with torch.device("meta"):
+                network = create_network(name, **_overview_arguments(size))
+        except UsageError:
+            continue
+        return size, count_parameters(network)
+    return (), 0
 
 
-def overview_facts(name: str, spatial_dims: int) -> dict[str, Any] | None:
-    """Returns the facts at the size of the overview, or at the first other size that the network takes."""
-    sizes = [OVERVIEW[spatial_dims], *(size for size in _OTHER_SIZES if len(size) == spatial_dims)]
-    return next((facts for size in sizes if (facts := facts_at(name, size)) is not None), None)
+def _overview_arguments(size: tuple[int, ...]) -> dict[str, Any]:
+    return {"spatial_dims": len(size), "in_channels": 1, "out_channels": 2, "patch_size": size}
 
 
 def network_page(name: str) -> tuple[str, str]:
     """Returns the Markdown page of a network and its drawing (SVG, empty without a stage table)."""
     entry = NETWORKS[name]
-    of_printed = [describe_network(name, **printed.arguments) for printed in entry.printed]
+    known: dict[str, dict[str, Any]] = {}
+    for one in entry.printed:
+        # Several sources print counts for one setting.
+        key = repr(one.arguments)
+        if key not in known:
+            known[key] = describe_network(name, **one.arguments)
+    of_printed = [known[repr(one.arguments)] for one in entry.printed]
     printed = [beside_printed(*pair) for pair in zip(entry.printed, of_printed, strict=True)]
     facts = of_printed[0] if of_printed else _overview(name)
     drawing = ""
@@ -43,7 +62,7 @@ def network_page(name: str) -> tuple[str, str]:
         drawing = architecture_svg(title, facts["stages"], facts["flow"])
     parts = [f"# {name}\n", f"{entry.summary}.\n", _card(name), "## What is different here\n"]
     parts.append("".join(f"- {line}\n" for line in entry.differences) or "Nothing that we know of.\n")
-    parts += ["## Size and cost\n", _counts(name, printed), _printed(printed)]
+    parts += ["## Size and cost\n", _counts(facts, printed), _printed(printed)]
     if facts["stages"]:
         parts += [
             f"## Stages\n\nAt {_setting(facts['arguments'])}.\n",
@@ -57,9 +76,9 @@ def network_page(name: str) -> tuple[str, str]:
 def _overview(name: str) -> dict[str, Any]:
     """Returns the facts at the size of the overview, in 3D if there is a choice; no stages without any."""
     for spatial_dims in sorted(NETWORKS[name].spatial_dims, reverse=True):
-        facts = overview_facts(name, spatial_dims)
-        if facts is not None:
-            return facts
+        size, _ = parameters_at(name, spatial_dims)
+        if size:
+            return describe_network(name, **_overview_arguments(size))
     return {"stages": []}
 
 
@@ -84,20 +103,20 @@ def _card(name: str) -> str:
     )
 
 
-def _counts(name: str, printed: list[dict[str, Any]]) -> str:
+def _counts(facts: dict[str, Any], printed: list[dict[str, Any]]) -> str:
     rows = []
     for one in printed:
         figures = [f"{one['macs'][kind] / 1e9:,.2f}" for kind in ("without_scan", "with_scan")]
         rows.append([one["setting"], f"{one['parameters']:,}", *figures])
-    for spatial_dims in (3, 2):
-        facts = overview_facts(name, spatial_dims) if spatial_dims in NETWORKS[name].spatial_dims else None
-        if facts is not None:
-            macs = facts["macs"]
-            figures = [f"{count / 1e9:,.2f}" for count in (macs["total"] - macs["scan"], macs["total"])]
-            rows.append([_setting(facts["arguments"]), f"{facts['parameters']:,}", *figures])
+    if not printed and facts["stages"]:
+        macs = facts["macs"]
+        figures = [f"{count / 1e9:,.2f}" for count in (macs["total"] - macs["scan"], macs["total"])]
+        rows.append([_setting(facts["arguments"]), f"{facts['parameters']:,}", *figures])
     note = "GMAC: 10^9 multiply-accumulates of one image; a scan counts 9 L D N, norms count nothing.\n"
     columns = ["setting", "parameters", "GMAC without scan", "GMAC with scan"]
-    return f"{as_markdown(columns, rows)}\n{note}"
+    # Two sources for one setting make one row.
+    unique = [list(row) for row in dict.fromkeys(map(tuple, rows))]
+    return f"{as_markdown(columns, unique)}\n{note}"
 
 
 def _printed(printed: list[dict[str, Any]]) -> str:
