@@ -67,3 +67,12 @@ def test_without_the_usual_names_what_follows_the_smallest_map_goes_up(names: li
     root = ElementTree.fromstring(architecture_svg("a", stages, [[0, 1], [1, 2], [0, 2]]))
     x = [float(e.get("x") or "nan") for e in root.iter(f"{SVG}rect") if e.get("rx") == "5"]
     assert x[0] == x[1] < x[2]
+
+
+def test_nested_decoders_lie_beside_each_other() -> None:
+    names = ["encoder 0", "encoder 1", "encoder 2", "node 0.1", "node 1.1", "node 0.2", "head"]
+    stages = [_stage(name, size) for name, size in zip(names, (32, 16, 8, 32, 16, 32, 32), strict=True)]
+    root = ElementTree.fromstring(architecture_svg("nested", stages, [[0, 3], [1, 3], [3, 5], [5, 6]]))
+    x = [float(e.get("x") or "nan") for e in root.iter(f"{SVG}rect") if e.get("rx") == "5"]
+    assert x[0] == x[1] == x[2] < x[3] == x[4] < x[5] == x[6]
+    assert float(root.get("width") or "nan") > x[6] + 200

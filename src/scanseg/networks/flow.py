@@ -24,9 +24,7 @@ class StageFlow:
         self._made: dict[int, list[Any]] = {}
         for index, row in enumerate(rows):
             for module in row.modules:
-                part = network.get_submodule(module)
-                # Blocks with scans are replaced for counting; a row that is nothing else cannot be followed.
-                if not isinstance(part, SCANNING):
+                for part in _called(network.get_submodule(module)):
                     part.register_forward_hook(_recorder(index, self._made_by, self._made))
 
     def pairs(self) -> list[list[int]]:
@@ -40,6 +38,16 @@ class StageFlow:
             for source in _sources(nodes, index, self._made_by)
         }
         return [list(pair) for pair in sorted(found)]
+
+
+def _called(part: nn.Module) -> Iterator[nn.Module]:
+    """Yields what is called in a forward pass: the module, or what a list of modules holds."""
+    if isinstance(part, nn.ModuleList | nn.ModuleDict):
+        for child in part.children():
+            yield from _called(child)
+    # Blocks with scans are replaced for counting; a row that is nothing else cannot be followed.
+    elif not isinstance(part, SCANNING):
+        yield part
 
 
 def _recorder(index: int, made_by: dict[Any, int], made: dict[int, list[Any]]) -> Any:

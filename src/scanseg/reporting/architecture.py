@@ -19,6 +19,8 @@ Box = tuple[float, float]
 def architecture_svg(title: str, stages: Sequence[Mapping[str, Any]], flow: Sequence[Sequence[int]]) -> str:
     """Returns an SVG: a box per stage, the encoder going down, the decoder up, equal sizes at equal heights.
 
+    Nested decoders lie beside each other, a column for each.
+
     Args:
         title: Above the drawing.
         stages: `name size features blocks mamba` of each stage in the order of the network, as
@@ -30,18 +32,16 @@ def architecture_svg(title: str, stages: Sequence[Mapping[str, Any]], flow: Sequ
         >>> architecture_svg("small", [stage], []).count("<rect")
         3
     """
-    boxes, height = _place(stages)
-    first_right = _first_right(stages)
-    width = 2 * (_WIDTH + _MARGIN) + _MIDDLE
+    boxes, width, height = _place(stages)
     body = [
-        f'<rect width="{width}" height="{height:g}" fill="#FFFFFF"/>',
+        f'<rect width="{width:g}" height="{height:g}" fill="#FFFFFF"/>',
         _text(_MARGIN, 28, title, size=15, colour=_INK, weight="bold"),
-        *(_connection(boxes, source, target, first_right) for source, target in flow),
+        *(_connection(boxes, source, target) for source, target in flow),
         *(_box(stage, box) for stage, box in zip(stages, boxes, strict=True)),
         *_legend(height, [kind for kind in _TEXTS if any(stage["mamba"] == kind for stage in stages)]),
     ]
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" font-family="Helvetica, Arial, sans-serif" role="img">'
     )
     marker = (
@@ -51,38 +51,53 @@ def architecture_svg(title: str, stages: Sequence[Mapping[str, Any]], flow: Sequ
     return "\n".join([head, f"<title>{escape(title)}</title>", marker, *body, "</svg>"]) + "\n"
 
 
-def _first_right(stages: Sequence[Mapping[str, Any]]) -> int:
-    """Returns the index of the first stage of the decoder, by name, else behind the smallest map."""
-    for index, stage in enumerate(stages):
-        if str(stage["name"]).startswith(("decoder", "head")):
-            return index
+def _columns(stages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns the column of every stage: 0 for the encoder, 1 for a decoder that goes up.
+
+    What follows the encoder and goes down again, as nested decoders do, gets a column for each way down.
+    """
     sizes = [prod(stage["size"]) for stage in stages]
-    return sizes.index(min(sizes)) + 1 if sizes else 0
+    last = len(sizes) - 1 - sizes[::-1].index(min(sizes)) if sizes else 0
+    smallest = next((i for i in range(sizes.index(min(sizes)), last) if sizes[i + 1] > sizes[i]), last)
+    named = [i for i, s in enumerate(stages) if str(s["name"]).startswith(("decoder", "head"))]
+    first = min([smallest + 1, *named])
+    behind = sizes[first:]
+    if behind == sorted(behind):
+        return [int(index >= first) for index in range(len(stages))]
+    columns = [0] * first
+    for index in range(first, len(stages)):
+        higher = index == first or sizes[index] > sizes[index - 1]
+        columns.append(columns[-1] + higher)
+    return columns
 
 
-def _place(stages: Sequence[Mapping[str, Any]]) -> tuple[list[Box], float]:
-    """Returns the upper left corner of every box, and the height of the drawing."""
+def _place(stages: Sequence[Mapping[str, Any]]) -> tuple[list[Box], float, float]:
+    """Returns the upper left corner of every box, and width and height of the drawing."""
     sizes = [prod(stage["size"]) for stage in stages]
-    first_right = _first_right(stages)
+    column_of = _columns(stages)
     boxes: list[Box] = [(0.0, 0.0)] * len(stages)
-    y = float(_HEADER)
+    y, count = float(_HEADER), max(1, max(column_of, default=0)) + 1
     for size in sorted(set(sizes), reverse=True):
-        left = [i for i, own in enumerate(sizes) if own == size and i < first_right]
-        # The decoder goes up: of equal sizes the later stage is above.
-        right = [i for i, own in enumerate(sizes) if own == size and i >= first_right][::-1]
-        rows = max(len(left), len(right))
-        for column, x in ((left, _MARGIN), (right, _MARGIN + _WIDTH + _MIDDLE)):
-            # Both columns end at the lower edge of the level, where skips leave and arrive.
-            for place, index in enumerate(column):
-                boxes[index] = (float(x), y + (rows - len(column) + place) * (_HEIGHT + _GAP))
+        level = [
+            [i for i, own in enumerate(sizes) if own == size and column_of[i] == column]
+            for column in range(count)
+        ]
+        rows = max(map(len, level))
+        for column, members in enumerate(level):
+            # A decoder goes up: of equal sizes the later stage is above.
+            ordered = members[::-1] if column else members
+            x = _MARGIN + column * (_WIDTH + _MIDDLE)
+            # All columns end at the lower edge of the level, where skips leave and arrive.
+            for place, index in enumerate(ordered):
+                boxes[index] = (float(x), y + (rows - len(ordered) + place) * (_HEIGHT + _GAP))
         y += rows * (_HEIGHT + _GAP)
-    return boxes, y + _FOOTER
+    return boxes, 2 * _MARGIN + count * _WIDTH + (count - 1) * _MIDDLE, y + _FOOTER
 
 
-def _connection(boxes: Sequence[Box], source: int, target: int, first_right: int) -> str:
+def _connection(boxes: Sequence[Box], source: int, target: int) -> str:
     (x1, y1), (x2, y2) = boxes[source], boxes[target]
     dashed = target != source + 1
-    if (source < first_right) != (target < first_right):
+    if x1 != x2:
         start, end = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
     elif dashed:
         return _bow(boxes[source], boxes[target])
