@@ -166,3 +166,17 @@ def test_an_evaluation_without_a_run_can_be_compared(runs, tmp_path) -> None:
     assert document["mean"]["dice"]["masks"]["difference"]["losses"] == 7
     with pytest.raises(DataError, match="no measured cases"):
         scanseg.compare([runs["good"], tmp_path])
+
+
+def test_a_cross_validation_was_not_trained_on_what_it_predicts(runs, cases, tmp_path) -> None:
+    top = tmp_path / "cv"
+    for fold in (0, 1):
+        part = shutil.copytree(runs["bad"], top / f"fold_{fold}")
+        config = json.loads((part / "config.json").read_text())
+        config["split"]["train"] = [case.case_id for case in cases]
+        (part / "config.json").write_text(json.dumps(config))
+    shutil.copytree(runs["bad"] / "validation", top / "validation")
+    document = scanseg.compare([runs["good"], top]).document
+    assert not any("trained on" in note for note in document["notes"])
+    assert document["runs"]["cv"]["costs"]["steps"] == 20
+    assert document["runs"]["cv"]["network"] == "nnunet_plain"

@@ -270,7 +270,9 @@ def _notes(document: Mapping[str, Any], members: Mapping[str, Sequence[_Run]]) -
     compared = set(document["cases"])
     for name, runs in members.items():
         for run in runs:
-            trained = compared & set((run.files.config.get("split") or {}).get("train") or [])
+            # In a cross-validation each case is predicted by the fold that was not trained on it.
+            split = {} if len(run.files.parts) > 1 else run.files.config.get("split") or {}
+            trained = compared & set(split.get("train") or [])
             if trained:
                 notes.append(f"{run.name} was trained on {len(trained)} of the compared cases.")
         seeds = Counter(run.seed for run in runs if run.seed is not None)
