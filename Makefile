@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
+RESULTS_ARGS ?=
 
-.PHONY: help demo test test-gpu lint docs faults bench clean
+.PHONY: help demo test test-gpu lint docs faults bench results clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"
@@ -13,6 +14,7 @@ help:
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
+	@echo "make results train every network with one small budget (many hours; it continues); results in docs/networks/results.md"
 	@echo "make bench   time the scan and the networks against others (two hours); results in benchmarks/results"
 
 $(BIN)/python:
@@ -54,6 +56,9 @@ bench: $(VENV)/.dev
 	$(BIN)/scanseg bench orders --shapes all --minutes 6 -o benchmarks/results
 	$(BIN)/scanseg bench growth --minutes 2 -o benchmarks/results
 	$(BIN)/scanseg bench network umamba_enc nnunet_resenc --same convolutions --minutes 4 -o benchmarks/results
+
+results: $(VENV)/.dev
+	$(BIN)/python benchmarks/networks_results.py $(RESULTS_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,7 +7,6 @@ import argparse
 import ast
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,8 @@ VERBS = (
     ["train"],
     ["predict"],
     ["evaluate"],
+    ["compare"],
+    ["explain"],
     ["report"],
     ["networks", "list"],
     ["networks", "show"],
@@ -41,15 +42,23 @@ def cli_page() -> str:
 
 
 def _help(verb: list[str]) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-m", "scanseg", *verb, "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    # Read by rich and typer when they are imported, which this is the first to do.
+    os.environ.update(COLUMNS="100", TERMINAL_WIDTH="100", NO_COLOR="1", TERM="dumb")
+    from typer.testing import CliRunner
+
+    from scanseg.cli.app import app
+
+    answer = CliRunner().invoke(app, [*verb, "--help"], prog_name="scanseg")
+    if answer.exit_code:
+        raise SystemExit(f"scanseg {' '.join(verb)} --help failed:\n{answer.output}")
+    return "\n".join(line.rstrip() for line in answer.stdout.strip().splitlines())
 
 
 def networks_page() -> str:
     """Returns the table of networks with parameters at one size."""
-    from scanseg.networks import NETWORKS, describe_network
+    from network_pages import OVERVIEW, parameters_at
+
+    from scanseg.networks import NETWORKS
 
     parts = [
         "# Networks\n",
@@ -58,19 +67,30 @@ def networks_page() -> str:
         "|---|---|---|---|",
     ]
     for name in NETWORKS:
-        counts = [_parameters(describe_network, NETWORKS[name], size) for size in ((64,) * 3, (256,) * 2)]
-        parts.append(f"| `{name}` | {NETWORKS[name].summary} | {counts[0]} | {counts[1]} |")
-    for name in NETWORKS:
-        entry = NETWORKS[name]
-        parts += [f"\n## {name}\n", f"Paper: {entry.paper}\n", *(f"- {line}" for line in entry.differences)]
+        counts = [_parameters(*parameters_at(name, dims), OVERVIEW[dims]) for dims in (3, 2)]
+        parts.append(f"| [{name}](../networks/{name}.md) | {NETWORKS[name].summary} | {' | '.join(counts)} |")
     return "\n".join(parts) + "\n"
 
 
-def _parameters(describe: object, entry: object, size: tuple[int, ...]) -> str:
-    if len(size) not in entry.spatial_dims:
+def _parameters(taken: tuple[int, ...], count: int, size: tuple[int, ...]) -> str:
+    if not taken:
         return "-"
-    facts = describe(entry.name, spatial_dims=len(size), in_channels=1, out_channels=2, patch_size=size)
-    return f"{facts['parameters']:,}"
+    return f"{count:,}" if taken == size else f"{count:,} at {'x'.join(map(str, taken))}"
+
+
+def network_files() -> dict[str, str]:
+    """Returns the page and the drawing of every network, by path below docs/."""
+    from network_pages import network_page
+
+    from scanseg.networks import NETWORKS
+
+    files = {}
+    for name in NETWORKS:
+        page, drawing = network_page(name)
+        files[f"networks/{name}.md"] = HEAD + page
+        if drawing:
+            files[f"networks/{name}.svg"] = drawing
+    return files
 
 
 def metrics_page() -> str:
@@ -142,14 +162,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     check = parser.parse_args().check
+    files = {f"reference/{name}": HEAD + make() for name, make in PAGES.items()} | network_files()
     stale = []
-    for name, make in PAGES.items():
-        path, text = DOCS / "reference" / name, HEAD + make()
-        if check and (not path.is_file() or path.read_text() != text):
+    for name, text in files.items():
+        path = DOCS / name
+        if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             stale.append(name)
         elif not check:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
     if stale:
         sys.stderr.write(f"Out of date: {', '.join(stale)}. Run: make docs\n")
     return bool(stale)

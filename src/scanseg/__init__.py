@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from scanseg.errors import Error
     from scanseg.inference import Model, Prediction, load
     from scanseg.networks import create_network, list_networks
-    from scanseg.pipeline import check, evaluate, plan, predict, report, train
+    from scanseg.pipeline import check, compare, evaluate, explain, plan, predict, report, train
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,9 @@ _WHERE = {
     "load": "scanseg.inference",
     "create_network": "scanseg.networks",
     "list_networks": "scanseg.networks",
-    **dict.fromkeys(("check", "plan", "train", "predict", "evaluate", "report"), "scanseg.pipeline"),
+    **dict.fromkeys(
+        ("check", "plan", "train", "predict", "evaluate", "compare", "explain", "report"), "scanseg.pipeline"
+    ),
 }
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "Model",
     "Prediction",
     "check",
+    "compare",
     "create_network",
     "evaluate",
+    "explain",
     "list_networks",
     "load",
     "plan",

@@ -14,6 +14,8 @@ VERBS = [
     "train",
     "predict",
     "evaluate",
+    "compare",
+    "explain",
     "plan",
     "report",
     "doctor",

@@ -6,7 +6,14 @@ import pytest
 from PIL import Image as PillowImage
 
 from scanseg.errors import DataError
-from scanseg.reporting.curves import duration, progress_figure, read_metrics, scores_figure
+from scanseg.reporting.curves import (
+    duration,
+    learned_columns,
+    learned_figure,
+    progress_figure,
+    read_metrics,
+    scores_figure,
+)
 from scanseg.types import Label
 
 FACTS = {
@@ -122,3 +129,19 @@ def test_failed_cases_do_not_squeeze_the_others():
 )
 def test_durations_in_words(seconds, text):
     assert duration(seconds) == text
+
+
+def test_learned_weights_are_found_by_their_columns(tmp_path):
+    records = [
+        {"epoch": 1, "sigma_dice": 1.0, "sigma_focal": None, "alpha_skip_up": 1.0},
+        {"epoch": 2, "sigma_dice": 0.5},
+    ]
+    assert learned_columns(records, "sigma")["dice"].tolist() == [1.0, 0.5]
+    assert list(learned_columns(records, "sigma")) == ["dice"]
+    alphas = learned_columns(records, "alpha")
+    assert list(alphas) == ["skip_up"]
+    assert np.isnan(alphas["skip_up"][1])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert learned_figure(path, "sigma").startswith(b"\x89PNG")
+    assert learned_figure(path, "beta") is None

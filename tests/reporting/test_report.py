@@ -292,3 +292,15 @@ def test_long_tables_are_cut_with_a_note(lean_run):
 def test_the_same_files_give_the_same_page(run_folder):
     first = write_report(run_folder).read_bytes()
     assert write_report(run_folder).read_bytes() == first
+
+
+def test_learned_weights_are_drawn_where_the_training_tells_them(run_folder):
+    before = Page(write_report(run_folder)).tags.count("img")
+    path = run_folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()[:-1]]
+    for line in lines:
+        line |= {"alpha_skip_down": 1 / line["epoch"], "sigma_dice": 1.0}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_report(run_folder))
+    assert page.tags.count("img") == before + 2
+    assert "Learned weights of the scans (alpha), mean over the blocks" in page.texts

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from scanseg.cli.bench import bench
+from scanseg.cli.compare import compare
 from scanseg.cli.dataset import dataset
 from scanseg.cli.demo import demo
 from scanseg.cli.doctor import doctor
 from scanseg.cli.evaluate import evaluate
+from scanseg.cli.explain import explain
 from scanseg.cli.failures import INTERRUPTED, shows_errors
 from scanseg.cli.networks import networks
 from scanseg.cli.plan import plan
@@ -52,7 +54,7 @@ def options(
 app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
-for _verb in (demo, train, predict, evaluate, plan, report, doctor):
+for _verb in (demo, train, predict, evaluate, compare, explain, plan, report, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 
 

@@ -139,6 +139,11 @@ class Model:
         """What the image channels are, in order."""
         return tuple(self.config["channel_names"])
 
+    def first_network(self) -> tuple[torch.nn.Module, Plan, Configuration]:
+        """Returns the network of the first member with its plan and configuration, to look inside."""
+        first = self._members[0]
+        return first.network, first.plan, first.configuration
+
     def predict(
         self,
         image: Path | str | Sequence[Path | str] | Image,

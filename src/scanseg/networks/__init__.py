@@ -15,8 +15,9 @@ from scanseg.networks import umamba as umamba
 from scanseg.networks import unet as unet
 from scanseg.networks import unetpp as unetpp
 from scanseg.networks import vm_unet as vm_unet
-from scanseg.networks.describe import describe_network
+from scanseg.networks.describe import beside_printed, count_printed, describe_network
 from scanseg.networks.memory import MemoryEstimate, conv_feature_map_size, training_memory_bytes
+from scanseg.networks.published import Printed
 from scanseg.networks.registry import (
     NETWORKS,
     NetworkEntry,
@@ -31,8 +32,11 @@ __all__ = [
     "MemoryEstimate",
     "NetworkEntry",
     "Option",
+    "Printed",
+    "beside_printed",
     "conv_feature_map_size",
     "count_parameters",
+    "count_printed",
     "create_network",
     "describe_network",
     "list_networks",

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from scanseg.errors import UsageError
+from scanseg.networks.published import Printed, published_facts
 from scanseg.networks.topology import Topology, make_topology
 from scanseg.registry import Registry
 
@@ -36,6 +37,9 @@ class NetworkEntry:
         source: What it follows.
         differences: Where it leaves paper or released code, and why.
         options: Further keywords by name.
+        licence: Of the released code that it follows.
+        weights: Which trained weights others have published, and under which licence.
+        printed: Counts in the paper or of the released code, to be compared with ours.
     """
 
     name: str
@@ -47,6 +51,9 @@ class NetworkEntry:
     source: str = ""
     differences: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+    licence: str = ""
+    weights: str = ""
+    printed: tuple[Printed, ...] = ()
 
 
 NETWORKS: Registry[NetworkEntry] = Registry("network")
@@ -55,10 +62,13 @@ NETWORKS: Registry[NetworkEntry] = Registry("network")
 def register_network(
     name: str, **facts: Any
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Returns a decorator that files a builder under `name`; `facts` are the other fields of NetworkEntry."""
+    """Returns a decorator that files a builder under `name`; `facts` are the other fields of NetworkEntry.
+
+    What was published about the network is taken from `published`, unless `facts` has it.
+    """
 
     def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        NETWORKS.register(name)(NetworkEntry(name=name, build=build, **facts))
+        NETWORKS.register(name)(NetworkEntry(name=name, build=build, **{**published_facts(name), **facts}))
         return build
 
     return decorate

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scanseg.pipeline.benchmarking import bench_growth, bench_network, bench_scan
     from scanseg.pipeline.checking import check
+    from scanseg.pipeline.comparing import compare
     from scanseg.pipeline.demonstration import demo
     from scanseg.pipeline.diagnosis import diagnose
     from scanseg.pipeline.evaluating import evaluate
+    from scanseg.pipeline.explaining import explain
     from scanseg.pipeline.planning import plan
     from scanseg.pipeline.predicting import predict
     from scanseg.pipeline.reporting import report
@@ -19,9 +21,11 @@ _WHERE = {
     "bench_network": "benchmarking",
     "bench_scan": "benchmarking",
     "check": "checking",
+    "compare": "comparing",
     "demo": "demonstration",
     "diagnose": "diagnosis",
     "evaluate": "evaluating",
+    "explain": "explaining",
     "plan": "planning",
     "predict": "predicting",
     "report": "reporting",
@@ -33,9 +37,11 @@ __all__ = [
     "bench_network",
     "bench_scan",
     "check",
+    "compare",
     "demo",
     "diagnose",
     "evaluate",
+    "explain",
     "plan",
     "predict",
     "report",

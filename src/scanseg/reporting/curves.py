@@ -89,6 +89,49 @@ def progress_figure(metrics: Path, path: Path | None = None) -> Path:
     return save(figure, path or Path(metrics).parent / "progress.png", dpi=130)
 
 
+def learned_columns(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Array]:
+    """Returns the values over epochs of what a training learned beside the network's weights.
+
+    Args:
+        records: Lines of metrics.jsonl.
+        kind: `alpha` (weights of scans) or `sigma` (weights of losses): the beginning of the columns' names.
+
+    Returns:
+        name -> (epochs,), NaN where a line does not tell; empty without such columns.
+    """
+    keys = dict.fromkeys(key for record in records for key in record if key.startswith(f"{kind}_"))
+    columns = {key.partition("_")[2]: _column(records, key) for key in keys}
+    return {name: values for name, values in columns.items() if np.isfinite(values).any()}
+
+
+def learned_figure(metrics: Path, kind: str) -> bytes | None:
+    """Returns a PNG of `learned_columns` over epochs, None where there are none.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    records = read_metrics(metrics)
+    columns = learned_columns(records, kind)
+    if not columns:
+        return None
+    epochs = _column(records, "epoch")
+    epochs = np.where(np.isnan(epochs), np.arange(1, len(records) + 1), epochs)
+    figure = new_figure(9.0, 3.4, colour="white")
+    axes = figure.subplots()
+    colours = label_colours([Label(n + 1, name) for n, name in enumerate(columns)])
+    for place, (name, values) in enumerate(columns.items()):
+        _plot(
+            axes, epochs, values, name.replace("_", " "), colours[place + 1], dashed=name.startswith("skip")
+        )
+    _style(axes, kind)
+    axes.set_xlabel("epoch", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.16)
+    return png_bytes(figure, dpi=130)
+
+
 def scores_figure(
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Mapping[str, Any]],

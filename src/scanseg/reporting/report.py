@@ -13,12 +13,16 @@ from typing import Any
 from scanseg.errors import DataError
 from scanseg.files import write_text
 from scanseg.reporting import sections
-from scanseg.reporting.curves import progress_figure, scores_figure
+from scanseg.reporting.curves import learned_figure, progress_figure, scores_figure
 from scanseg.reporting.run_files import RunFiles, Scores, find_picture, read_run
 from scanseg.types import Label
 
 _POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 _PANELS = ("dice", "nsd", "hd95")
+_LEARNED = {
+    "alpha": "Learned weights of the scans (alpha), mean over the blocks",
+    "sigma": "Learned weights of the losses (sigma); a loss counts 1 / (2 sigma²)",
+}
 
 
 @dataclass
@@ -163,6 +167,12 @@ def _training_pictures(run: RunFiles) -> list[Picture]:
         pictures.append(
             Picture(source, name, f"Loss, pseudo Dice and learning rate over epochs {name}".strip())
         )
+        for kind, caption in _LEARNED.items():
+            png = learned_figure(metrics, kind)
+            if png is not None:
+                pictures.append(
+                    Picture(_data_uri(png), f"{caption} {name}".strip(), f"{caption} over epochs")
+                )
     return pictures
 
 

@@ -56,15 +56,30 @@ def score_rows(summary: Summary, metrics: Sequence[str] | None = None) -> tuple[
 
 def markdown_table(summary: Summary, metrics: Sequence[str] | None = None) -> str:
     """Returns the table of `score_rows` in Markdown."""
-    columns, rows = score_rows(summary, metrics)
+    return as_markdown(*score_rows(summary, metrics))
+
+
+def latex_table(summary: Summary, metrics: Sequence[str] | None = None) -> str:
+    """Returns the table of `score_rows` as a LaTeX tabular with booktabs rules."""
+    return as_latex(*score_rows(summary, metrics))
+
+
+def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown; nothing in the cells is markup.
+
+    Example:
+        >>> print(as_markdown(["a", "b"], [["x_1", "2"]]), end="")
+        | a | b |
+        | --- | ---: |
+        | x\\_1 | 2 |
+    """
     lines = [[_in_markdown(cell) for cell in row] for row in (columns, *rows)]
     rule = ["---", *["---:"] * (len(columns) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
-def latex_table(summary: Summary, metrics: Sequence[str] | None = None) -> str:
-    """Returns the table of `score_rows` as a LaTeX tabular with booktabs rules."""
-    columns, rows = score_rows(summary, metrics)
+def as_latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as a LaTeX tabular with booktabs rules; nothing in the cells is markup."""
     lines = [" & ".join(_in_latex(cell) for cell in row) + r" \\" for row in (columns, *rows)]
     body = "\n".join(lines[1:])
     shape = "l" + "r" * (len(columns) - 1)
