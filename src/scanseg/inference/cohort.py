@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scanseg.data.dicom_files import series_sha256
 from scanseg.data.image import write_array
 from scanseg.errors import Error, Finding, ModelError
 from scanseg.files import read_json, sha256, write_json, write_text
@@ -115,7 +116,7 @@ def _predict_case(
     started_s = time.perf_counter()
     marker = _marker(output, case)
     marker.unlink(missing_ok=True)
-    inputs = [sha256(path) for path in case.images]
+    inputs = [_input_sha256(path) for path in case.images]
     prediction = model.predict(
         case.images,
         probabilities=options.probabilities,
@@ -125,7 +126,7 @@ def _predict_case(
         spacing=options.spacing,
     )
     mask = output / case.mask_name
-    prediction.save(mask)
+    _save_mask(prediction, case, mask, model)
     if options.probabilities:
         _save_probabilities(prediction, case, output)
     if preview:
@@ -139,6 +140,19 @@ def _predict_case(
             "notes": list(prediction.notes),
             "seconds": round(time.perf_counter() - started_s, 3),
         },
+    )
+
+
+def _save_mask(prediction: Prediction, case: ImageCase, path: Path, model: Model) -> None:
+    if path.suffix != ".dcm":
+        prediction.save(path)
+        return
+    from scanseg import __version__
+    from scanseg.data.dicom_seg import Algorithm, write_segmentation
+
+    algorithm = Algorithm(model.config["network"]["name"], __version__, model.weights_sha256[0])
+    write_segmentation(
+        path, prediction.mask, prediction.labels, prediction.geometry, case.images[0], algorithm
     )
 
 
@@ -171,6 +185,10 @@ def _key(case: ImageCase, model: Model, options: PredictOptions, inputs: list[st
     }
 
 
+def _input_sha256(path: Path) -> str:
+    return series_sha256(path) if path.is_dir() else sha256(path)
+
+
 def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOptions) -> bool:
     marker, mask = _marker(output, case), output / case.mask_name
     if not marker.is_file() or not mask.is_file():
@@ -179,7 +197,7 @@ def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOp
         found = read_json(marker)
     except Error:
         return False
-    inputs = [sha256(path) for path in case.images]
+    inputs = [_input_sha256(path) for path in case.images]
     wanted = _key(case, model, options, inputs)
     return {key: found.get(key) for key in wanted} == wanted and found.get("mask_sha256") == sha256(mask)
 
