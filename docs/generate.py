@@ -27,6 +27,8 @@ VERBS = (
     ["bench", "orders"],
     ["bench", "growth"],
     ["bench", "network"],
+    ["dicom", "listen"],
+    ["dicom", "deidentify"],
     ["doctor"],
 )
 HEAD = "<!-- Written by docs/generate.py; do not edit. -->\n\n"

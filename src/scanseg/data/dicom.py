@@ -1,8 +1,7 @@
 """DICOM series: a folder or zip archive of single-slice files, read strictly as one volume.
 
 Messages name the case and the number of a file, never a value or a name from inside: those may tell who the
-patient is. pydicom parses headers, our own code reads uncompressed pixels, decoders are only handed
-compressed pixels whose size was checked.
+patient is. pydicom parses headers, our own code reads uncompressed pixels, a child process decodes the rest.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scanseg.data.affine import check_given, checked_affine, spacing_of
+from scanseg.data.dicom_decode import Decoder
 from scanseg.data.dicom_files import Entry, case_name, series_files
 from scanseg.data.dicom_header import Refusal, Slice, parse_slice, quiet
 from scanseg.data.dicom_pixels import slice_values
@@ -118,9 +118,10 @@ def _geometry(found: Stack, shown_as: Path, limits: Limits) -> Geometry:
 def _pour(path: Path, limits: Limits, found: Stack, sink: Sink) -> None:
     shown_as = Path(case_name(path))
     values = found.slices[0].rows * found.slices[0].columns
-    with series_files(path, limits) as entries:
+    with series_files(path, limits) as entries, Decoder() as decoder:
         for index, one in enumerate(found.slices):
-            sink.put(slice_values(_reopened(one, entries, shown_as), shown_as).ravel(), index * values)
+            plane = slice_values(_reopened(one, entries, shown_as), shown_as, decoder)
+            sink.put(plane.ravel(), index * values)
 
 
 def _reopened(one: Slice, entries: Sequence[Entry], shown_as: Path) -> Slice:

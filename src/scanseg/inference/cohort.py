@@ -17,6 +17,7 @@ from scanseg.errors import Error, Finding, ModelError
 from scanseg.files import read_json, sha256, write_json, write_text
 from scanseg.inference.cases import ImageCase
 from scanseg.inference.predict import Model, Prediction
+from scanseg.inference.segmentation import save_segmentation
 from scanseg.progress import Eta, Progress, Report, silent
 
 logger = logging.getLogger(__name__)
@@ -144,16 +145,10 @@ def _predict_case(
 
 
 def _save_mask(prediction: Prediction, case: ImageCase, path: Path, model: Model) -> None:
-    if path.suffix != ".dcm":
+    if path.suffix == ".dcm":
+        save_segmentation(path, prediction, case.images[0], model)
+    else:
         prediction.save(path)
-        return
-    from scanseg import __version__
-    from scanseg.data.dicom_seg import Algorithm, write_segmentation
-
-    algorithm = Algorithm(model.config["network"]["name"], __version__, model.weights_sha256[0])
-    write_segmentation(
-        path, prediction.mask, prediction.labels, prediction.geometry, case.images[0], algorithm
-    )
 
 
 def _save_probabilities(prediction: Prediction, case: ImageCase, output: Path) -> None:
