@@ -3,13 +3,18 @@
 Source: PS3.4 B (storage service class); PS3.7 C (status codes).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scanseg.data.dicom_header import quiet
 from scanseg.dicomnet.peers import Peer
 from scanseg.errors import Error
 from scanseg.optional import require
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _WARNINGS = (0xB000, 0xB006, 0xB007)
@@ -58,38 +63,35 @@ def send_files(
                 with quiet():
                     status = association.send_c_store(path)
             except (ValueError, RuntimeError, AttributeError):
-                raise _failed(peer, "does not take files of this kind") from None
+                raise _failed(peer, "takes no files of this kind") from None
             if "Status" not in status:
                 raise _failed(peer, "stopped answering")
             if status.Status != 0 and status.Status not in _WARNINGS:
                 raise _failed(peer, f"refused a file with status 0x{status.Status:04X}")
 
 
-class _association:
-    """Opens an association and releases it."""
+@contextmanager
+def _association(
+    peer: Peer, ae_title: str, timeout_s: float, contexts: Sequence[tuple[str, list[str]]]
+) -> "Iterator[Association]":
+    """Yields an open association and releases it."""
+    from pynetdicom import AE
 
-    def __init__(
-        self, peer: Peer, ae_title: str, timeout_s: float, contexts: Sequence[tuple[str, list[str]]]
-    ) -> None:
-        self._peer, self._title, self._timeout_s, self._contexts = peer, ae_title, timeout_s, contexts
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        from pynetdicom import AE
-
-        entity = AE(ae_title=self._title)
-        for kind, syntaxes in self._contexts:
-            entity.add_requested_context(kind, syntaxes or None)
-        entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = self._timeout_s
-        entity.connection_timeout = self._timeout_s
-        self._open = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.ae_title)
-        if not self._open.is_established:
-            why = "refused the association" if self._open.is_rejected else "cannot be reached"
-            raise _failed(self._peer, why)
-        return self._open
-
-    def __exit__(self, *_: object) -> None:
-        if self._open.is_established:
-            self._open.release()
+    entity = AE(ae_title=ae_title)
+    for kind, syntaxes in contexts:
+        entity.add_requested_context(kind, syntaxes or None)
+    entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = timeout_s
+    entity.connection_timeout = timeout_s
+    found = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    if not found.is_established:
+        if found.is_rejected:
+            raise _failed(peer, "refused the association")
+        raise _failed(peer, "takes no files of this kind" if found.rejected_contexts else "cannot be reached")
+    try:
+        yield found
+    finally:
+        if found.is_established:
+            found.release()
 
 
 def _failed(peer: Peer, why: str) -> Error:
