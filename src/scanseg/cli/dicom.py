@@ -63,3 +63,44 @@ def listen(
         out.result({"ae_title": ae_title, "host": host, "port": listener.port})
         listener.wait()
     return 0
+
+
+@dicom.command()
+@shows_errors
+def deidentify(
+    source: Annotated[Path, typer.Argument(help="Folder or zip archive of DICOM files.", show_default=False)],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Empty folder for the copies.", show_default=False)
+    ],
+    shift_days: Annotated[
+        int | None,
+        typer.Option("--shift-days", help="Move dates by so many days instead of removing them."),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file", help="File with a secret of 16 bytes or more; the same one maps UIDs the same way."
+        ),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Copy DICOM files without what names the patient (PS3.15 basic profile). Pixels are not looked at."""
+    from scanseg.cli.console import Output
+    from scanseg.data.dicom_deidentify import NOTICE
+    from scanseg.data.dicom_deidentify import deidentify as run
+    from scanseg.data.limits import open_file
+
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    key = None
+    if key_file is not None:
+        with open_file(key_file) as stream:
+            key = stream.read(4096)
+    result = run(source, output, key=key, shift_days=shift_days)
+    out.findings(result.findings)
+    out.say(f"{result.files} files of {result.series} series written to {output}.")
+    out.say(NOTICE)
+    out.result(result.as_dict())
+    return 0
