@@ -50,7 +50,7 @@ system-packages:
 	@if ! command -v apt-get >/dev/null; then echo "system-packages: no apt-get here; going on without $(SYSTEM_PACKAGES)"; \
 	elif [ "$$(id -u)" != 0 ]; then echo "system-packages: not root; going on without installing $(SYSTEM_PACKAGES)"; \
 	elif dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then echo "system-packages: all there"; \
-	else { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } \
+	else { timeout 900 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 1800 apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } \
 		|| echo "system-packages: could not be installed; going on without $(SYSTEM_PACKAGES)"; fi
 
 docs: $(VENV)/.dev

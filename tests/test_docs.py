@@ -61,6 +61,8 @@ def test_links_lead_somewhere(page: Path, link: str) -> None:
     assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-gpu", "system-packages", "lint", "docs", "faults", "bench"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-gpu", "system-packages", "lint", "docs", "faults", "bench"]
+)
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

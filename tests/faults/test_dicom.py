@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,8 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scanseg.data.image import read_image
+from scanseg.errors import DataError
+
 pytest.importorskip("pydicom", reason="DICOM needs pip install 'scanseg[dicom]'")
 pytestmark = pytest.mark.faults
+CORPUS = Path(__file__).parent / "corpus"
 SEED = 20_261_121
 COUNT = 10_000 if os.environ.get("SCANSEG_FAULTS") == "full" else 250
 SYNTAXES = {
@@ -122,3 +127,28 @@ def test_mutated_files_neither_crash_nor_hang_nor_surprise(tmp_path, seeds):
     assert max(line[2] for line in lines) < 10
     assert max(line[3] for line in lines) < 512_000
     assert 0.05 * COUNT < sum(line[1].startswith("read") for line in lines) < 0.95 * COUNT
+
+
+def test_what_ends_a_codec_does_not_end_us(tmp_path, write_series):
+    """The codec of this file calls `abort`; series that come afterwards are still decoded."""
+    (tmp_path / "bad").mkdir()
+    shutil.copy(CORPUS / "jpeg_lossless_ends_the_codec.dcm", tmp_path / "bad")
+    with pytest.raises(DataError) as caught:
+        read_image(tmp_path / "bad")
+    assert caught.value.code == "E-DICOM-DECODE"
+    volume = np.arange(3 * 8 * 8).reshape(3, 8, 8).astype(np.int16)
+    write_series(tmp_path / "good", volume, np.eye(4), syntax=SYNTAXES["jpegls"])
+    np.testing.assert_array_equal(read_image(tmp_path / "good").array[0], volume)
+
+
+def test_a_decoder_that_hangs_is_ended(monkeypatch):
+    from scanseg.data import dicom_decode
+
+    def sleeper() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(dicom_decode, "_SECONDS", 0.2)
+    monkeypatch.setattr(dicom_decode, "_started", sleeper)
+    with dicom_decode.Decoder() as decoder, pytest.raises(ValueError, match="damaged"):
+        decoder.decode(b"x" * 100, 2, 2)
