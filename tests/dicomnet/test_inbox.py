@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scanseg.dicomnet.inbox import Inbox, InboxFull
-from scanseg.errors import DataError
+from scanseg.errors import DataError, UsageError
 from scanseg.files import read_json
 
 SERIES = ("1.2.840.1", "1.2.840.2")
@@ -44,7 +44,7 @@ def test_a_series_is_handed_over_when_it_is_quiet(tmp_path):
     (received,) = inbox.ready()
     assert received.files == 3
     inbox.done(received)
-    assert names(tmp_path) == ["failed", "incoming", "ready"]
+    assert names(tmp_path) == [".lock", "failed", "incoming", "ready"]
 
 
 def test_associations_and_series_do_not_mix(tmp_path):
@@ -66,6 +66,7 @@ def test_what_was_kept_survives_a_restart(tmp_path):
     first.released(1)
     first.hand_over(first.quiet(0)[0])
     (tmp_path / "incoming" / names(tmp_path / "incoming")[0] / ".tmp-half").write_bytes(b"cut")
+    first.close()
     again = make(tmp_path)
     assert len(list(again.ready())) == 1
     (name,) = again.quiet(0)
@@ -118,3 +119,11 @@ def test_names_on_disk_are_hashes(tmp_path):
     (path,) = tmp_path.rglob("*.dcm")
     assert tmp_path / "incoming" in path.parents
     assert not [part for part in ("ZANZIBAR", "QUENTIN", "etc") if part in str(path)]
+
+
+def test_one_folder_one_receiver(tmp_path):
+    first = make(tmp_path)
+    with pytest.raises(UsageError, match="cannot be used"):
+        make(tmp_path)
+    first.close()
+    make(tmp_path).close()

@@ -57,7 +57,7 @@ def peer_of(listener: Listener, title: str = "SCANSEG") -> Peer:
 
 
 def left(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "inbox").rglob("*") if path.is_file()]
+    return [path for path in (tmp_path / "inbox").rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def soon(what: Any, seconds: float = 10.0) -> bool:

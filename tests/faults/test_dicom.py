@@ -54,19 +54,24 @@ for path in sorted(folder.iterdir()):
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory, write_series) -> list[bytes]:
-    """One sound slice of each transfer syntax that can be written here, and a zip archive of one."""
+    """Sound slices of each transfer syntax that can be written here, and a zip archive.
+
+    Compressed ones are few: each needs a decoder process of its own.
+    """
     folder = tmp_path_factory.mktemp("seeds")
     volume = np.random.default_rng(SEED).integers(0, 900, (1, 24, 20)).astype(np.int16)
-    found = []
-    for name, syntax in SYNTAXES.items():
-        found.append(write_series(folder / name, volume, np.eye(4), syntax=syntax)[0].read_bytes())
+    found = [
+        write_series(folder / name, volume, np.eye(4), syntax=syntax)[0].read_bytes()
+        for name, syntax in SYNTAXES.items()
+    ]
     found += [
         by_gdcm(folder / "explicit" / "1.dcm", kind)
         for kind in ("JPEGLosslessProcess14_1", "JPEG2000Lossless")
     ]
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("1.dcm", found[0])
-    return [*found, (folder / "a.zip").read_bytes()]
+    plain, compressed = [*found[:4], (folder / "a.zip").read_bytes()], found[4:]
+    return [*plain * 4, *compressed]
 
 
 def by_gdcm(path: Path, kind: str) -> bytes:

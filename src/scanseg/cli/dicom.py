@@ -36,7 +36,7 @@ def listen(
         Path, typer.Option("--inbox", help="Folder for what is received; failed series stay in it.")
     ] = Path("dicom-inbox"),
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for segmentations that are not sent.")
+        Path, typer.Option("--output", "-o", help="Folder for segmentations until they are sent.")
     ] = Path("dicom-masks"),
     quiet_seconds: Annotated[
         float, typer.Option("--quiet-seconds", min=0.1, help="A series is complete after so much silence.")

@@ -12,13 +12,15 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from scanseg.errors import Error
+from scanseg.errors import Error, UsageError
 from scanseg.files import sync_folder, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -55,11 +57,14 @@ class Inbox:
     """Series that are being received. All methods may be called from any thread.
 
     Args:
-        folder: Made if need be; must not be shared by two listeners.
+        folder: Made if need be; locked while the inbox is open.
         most_files: Most instances of one series.
         most_bytes: Most bytes of one series.
         free_bytes: What must stay free on the disk.
         clock: Monotonic seconds.
+
+    Raises:
+        UsageError: Another process uses the folder, or it cannot be made.
     """
 
     def __init__(
@@ -76,9 +81,21 @@ class Inbox:
         self._clock = clock
         self._lock = threading.Lock()
         self._growing: dict[str, _Growing] = {}
-        for name in ("incoming", "ready", "failed"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("incoming", "ready", "failed"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            self._held = _locked(folder)
+        except OSError as error:
+            raise UsageError(
+                f"The inbox {folder} cannot be used ({error.strerror}).",
+                code="E-DICOM-INBOX",
+                hint="Another receiver may use it; choose another folder with --inbox.",
+            ) from None
         self._find_again()
+
+    def close(self) -> None:
+        """Frees the folder for another receiver."""
+        self._held.close()
 
     def _find_again(self) -> None:
         for series in sorted((self.folder / "incoming").iterdir()):
@@ -104,7 +121,8 @@ class Inbox:
         path = self.folder / "incoming" / name / f"{_hash(instance)}.dcm"
         if shutil.disk_usage(self.folder).free - len(content) < self._free_bytes:
             raise InboxFull
-        with self._lock:  # a hand-over must not move the folder between the check and the write
+        # A hand-over must not move the folder between the check and the write.
+        with self._lock:
             growing = self._growing.setdefault(name, _Growing(self._clock(), 0, 0, set()))
             replaced = path.stat().st_size if path.exists() else None
             files, size = growing.files + (replaced is None), growing.size + len(content) - (replaced or 0)
@@ -166,6 +184,20 @@ class Inbox:
             facts = {"code": error.code, "message": error.message, "hint": error.hint}
         write_json(target / "error.json", facts)
         logger.warning("Series %s failed: %s", received.case_id, facts["code"])
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """Returns an open file that holds the lock; the system frees it when the process ends in any way."""
+    stream = open(folder / ".lock", "ab")  # noqa: SIM115 (open as long as the inbox)
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.close()
+            raise
+    return stream
 
 
 def _hash(text: str) -> str:

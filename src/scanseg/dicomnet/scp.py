@@ -81,6 +81,7 @@ class Listener:
         self._server.shutdown()
         self._stopping.set()
         self._worker.join(timeout_s)
+        self._inbox.close()
 
     def wait(self) -> None:
         """Waits until `stop` is called or an interrupt comes."""
@@ -135,7 +136,8 @@ def serve_dicom(
         options: Who may send how much.
 
     Raises:
-        UsageError: A title is none, other machines could send unasked, or pynetdicom is not installed.
+        UsageError: A title is none, other machines could send unasked, the inbox is in use, or pynetdicom is
+            not installed.
         Error: The port is taken.
     """
     require("pynetdicom", extra="dicom", purpose="Receiving DICOM")
@@ -155,7 +157,12 @@ def serve_dicom(
         most_bytes=options.most_bytes,
         free_bytes=options.free_bytes,
     )
-    return Listener(_start(port, kept, options), kept, options, on_series)
+    try:
+        server = _start(port, kept, options)
+    except Error:
+        kept.close()
+        raise
+    return Listener(server, kept, options, on_series)
 
 
 def _start(port: int, inbox: Inbox, options: ListenOptions) -> Any:
