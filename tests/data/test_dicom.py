@@ -227,6 +227,7 @@ FAULTS: dict[str, tuple[str, Change]] = {
     "pixel spacing": ("E-DICOM-SPACING", only(5, set_(PixelSpacing=[1.0, 1.1]))),
     "series": ("E-DICOM-SERIES", only(5, set_(SeriesInstanceUID="1.2.3"))),
     "study": ("E-DICOM-SERIES", only(5, set_(StudyInstanceUID="1.2.3"))),
+    "patient": ("E-DICOM-PATIENT", only(5, set_(PatientID="another"))),
     "frame of reference": ("E-DICOM-REFERENCE", only(5, set_(FrameOfReferenceUID="1.2.3"))),
     "one rescaled slice": ("E-DICOM-RESCALE", only(5, set_(RescaleSlope=2, RescaleIntercept=0))),
     "half a rescale": ("E-DICOM-RESCALE", always(set_(RescaleSlope=2))),

@@ -4,6 +4,7 @@ import shutil
 from collections import defaultdict
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,6 +20,7 @@ from scanseg.data import (
     same_geometry,
 )
 from scanseg.data.dicom_codes import property_of
+from scanseg.data.dicom_deidentify import deidentify
 from scanseg.errors import DataError, UsageError
 from scanseg.types import Image, Label
 
@@ -164,6 +166,53 @@ def test_an_image_is_no_segmentation(tmp_path, series):
     with pytest.raises(DataError) as caught:
         read_segmentation(tmp_path / "case" / "1.dcm")
     assert caught.value.code == "E-SEG-KIND"
+
+
+def test_series_that_lack_what_they_should_have(tmp_path, write_series, mask):
+    def change(_: int, one: Any) -> None:
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+            del one[name]
+        for name in ("StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer", "SeriesNumber"):
+            del one[name]
+        del one.SliceThickness, one.FrameOfReferenceUID
+
+    write_series(tmp_path / "case", mask.astype(np.int16), np.diag([1, 1, 2.5, 1.0]), change=change)
+    image = read_image(tmp_path / "case")
+    write(tmp_path / "m.dcm", mask, image)
+    copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=image.geometry)
+    np.testing.assert_array_equal(copy.array, mask)
+
+
+def test_slices_thicker_than_their_distance(tmp_path, write_series, mask):
+    def change(_: int, one: Any) -> None:
+        one.SliceThickness = 5
+
+    full = np.full_like(mask, 1)
+    write_series(tmp_path / "case", mask.astype(np.int16), np.diag([1, 1, 2.5, 1.0]), change=change)
+    image = read_image(tmp_path / "case")
+    write(tmp_path / "m.dcm", full, image)
+    alone = read_segmentation(tmp_path / "m.dcm")
+    assert same_geometry(alone.geometry, image.geometry) == []
+    np.testing.assert_array_equal(alone.array, full)
+
+
+def test_deidentified_series_can_be_segmented(tmp_path, series, mask):
+    deidentify(tmp_path / "case", tmp_path / "out")
+    image = read_image(tmp_path / "out" / "series_001")
+    write(tmp_path / "m.dcm", mask, image)
+    copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=series.geometry)
+    np.testing.assert_array_equal(copy.array, mask)
+
+
+@pytest.mark.parametrize(
+    "name", ["hippocampus_crop_study1", "jpegls_series", "mr_hitachi_series", "mr_siemens_series"]
+)
+def test_masks_of_real_series(test_data, tmp_path, name):
+    image = read_image(test_data / "odd_files" / "dicom" / name)
+    bright = np.where(image.array[0] > image.array.mean(), 200, 0)
+    write(tmp_path / "m.dcm", bright, image)
+    copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=image.geometry)
+    np.testing.assert_array_equal(copy.array, bright)
 
 
 def test_real_segmentations(test_data):

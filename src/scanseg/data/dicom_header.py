@@ -4,6 +4,7 @@ Source: PS3.3 C.7.6.2 (image plane), C.7.6.3 (pixel description), C.11.1 (modali
 syntaxes); PS3.10 7.1 (file meta information).
 """
 
+import hashlib
 import io
 import math
 import struct
@@ -37,7 +38,7 @@ _MOST_INFLATED_BYTES = 64 << 20  # a slice of 4,096 x 4,096 32-bit values
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _TAGS = (
-    *(0x00080008, 0x00080016, 0x00080018, 0x00080060, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037),
+    *(0x00080008, 0x00080016, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037),
     *(0x00200052, 0x00180050, 0x00180088, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011),
     *(0x00280030, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053, 0x00281054),
     0x00283000,
@@ -96,6 +97,7 @@ class Slice:
     Attributes:
         entry: The file.
         series: Study and series UID.
+        patient: Hash of PatientID; it is compared, never shown.
         frame_of_reference: UID, empty where absent.
         modality: `CT`, `MR`, ...
         kind: Values of ImageType.
@@ -113,6 +115,7 @@ class Slice:
 
     entry: Entry
     series: tuple[str, str]
+    patient: str
     frame_of_reference: str
     modality: str
     kind: tuple[str, ...]
@@ -242,6 +245,7 @@ def _slice(
     return Slice(
         entry,
         (str(facts.get("StudyInstanceUID", "")), str(facts.get("SeriesInstanceUID", ""))),
+        hashlib.sha256(str(facts.get("PatientID", "") or "").strip().encode()).hexdigest(),
         str(facts.get("FrameOfReferenceUID", "") or ""),
         _word(facts.get("Modality", "")),
         tuple(str(value).upper() for value in facts.get("ImageType", None) or ()),

@@ -25,6 +25,11 @@ from scanseg.optional import require
 from scanseg.types import Array, Geometry, Label
 
 _DEFAULT = Limits()
+# Type 2 in the patient and study modules (PS3.3 C.7.1.1, C.7.2.1): they may be empty, not absent.
+_OFTEN_DROPPED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer"),
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def write_segmentation(
         )
     segments = _as_segments(mask, foreground)
     documents = read_headers(source, limits)
-    document = _build(segments, foreground, documents, algorithm, uid_seed, Path(case_name(source)))
+    shown_as = Path(case_name(source))
+    document = _build(segments, foreground, documents, algorithm, uid_seed, geometry.spacing[0], shown_as)
     with (
         written_aside(
             path, suffix=".dcm", verify=partial(_verify, path, mask, labels, geometry)
@@ -121,12 +127,14 @@ def _build(
     documents: Sequence[Any],
     algorithm: Algorithm,
     uid_seed: str | None,
+    thickness_mm: float,
     shown_as: Path,
 ) -> Any:
     import highdicom
 
     from scanseg import __version__
 
+    _complete(documents, thickness_mm)
     series, instance = _uids(uid_seed, documents, algorithm)
     try:
         with quiet():
@@ -155,6 +163,19 @@ def _build(
             hint="Write the mask as NIfTI instead (--format nii.gz).",
         ) from None
     return document
+
+
+def _complete(documents: Sequence[Any], thickness_mm: float) -> None:
+    """Adds what archives and de-identification often drop, although the standard wants it present."""
+    reference = made_uid(str(documents[0].get("SeriesInstanceUID", "")), "frame of reference")
+    for one in documents:
+        for name in _OFTEN_DROPPED:
+            if name not in one:
+                setattr(one, name, None)
+        if not one.get("FrameOfReferenceUID"):
+            one.FrameOfReferenceUID = reference
+        if not one.get("SliceThickness"):
+            one.SliceThickness = f"{thickness_mm:.10g}"
 
 
 def _descriptions(foreground: Sequence[Label], algorithm: Algorithm) -> list[Any]:

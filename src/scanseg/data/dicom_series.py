@@ -148,6 +148,9 @@ def _mixed(slices: Sequence[Slice]) -> list[Finding]:
     if apart := _beyond(spacings, 1e-3 * np.abs(spacings).min(axis=0)):
         text = f"{counted(apart, 'slice')} of {len(slices)} have another pixel spacing"
         found.append(Finding("E-DICOM-SPACING", "error", text, hint=_SPLIT))
+    if apart := _apart(slices, lambda one: one.patient):
+        text = f"{counted(apart, 'slice')} of {len(slices)} belong to another patient"
+        found.append(Finding("E-DICOM-PATIENT", "error", text, hint=_SPLIT))
     if apart := _apart(slices, lambda one: one.frame_of_reference):
         text = f"{counted(apart, 'slice')} of {len(slices)} lie in another frame of reference"
         found.append(Finding("E-DICOM-REFERENCE", "error", text, hint=_SPLIT))
