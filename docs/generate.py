@@ -28,6 +28,7 @@ VERBS = (
     ["bench", "growth"],
     ["bench", "network"],
     ["dicom", "listen"],
+    ["dicom", "sort"],
     ["dicom", "deidentify"],
     ["doctor"],
 )

@@ -100,7 +100,7 @@ def test_a_zip_archive_is_its_folder(tmp_path, scan, write_series):
 
 
 def test_all_48_orientations_are_the_same_anatomy(tmp_path, scan, write_series):
-    volume, affine = scan
+    volume, affine = scan[0][:5, 8:15, 9:18], scan[1]
     upright = read_image(write_series(tmp_path / "upright", volume, affine)[0].parent)
     for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
         turn = np.array([[axis, sign] for axis, sign in zip(order, signs, strict=True)])

@@ -37,7 +37,7 @@ ALGORITHM = Algorithm("umamba_bot", "0.1", "ab" * 32)
 def mask(demo_data: Path) -> np.ndarray:
     """A real label map, one of whose values is 200."""
     path = sorted((demo_data / "hippocampus" / "labelsTs").iterdir())[0]
-    found = read_label_map(path).array[4:20:2, 5:29:2, 2:33:2]
+    found = read_label_map(path).array[4:20:3, 5:29:3, 2:33:3]
     return np.where(found == 2, 200, found)
 
 

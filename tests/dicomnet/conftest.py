@@ -91,6 +91,7 @@ def run_3d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "validation_iterations": 1, "batch_size": 2,
         },
         network_options={"base_features": 4},
+        fold="all",
         threads=1,
         tensorboard=False,
     )  # fmt: skip

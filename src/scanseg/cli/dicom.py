@@ -1,4 +1,4 @@
-"""`scanseg dicom`: receive series from a PACS or scanner, and take names out of DICOM files."""
+"""`scanseg dicom`: receive series from a PACS or scanner, sort files, take names out of them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from scanseg.cli import options
 from scanseg.cli.failures import shows_errors
 
-dicom = typer.Typer(help="Receive DICOM series, and take names out of DICOM files.", no_args_is_help=True)
+dicom = typer.Typer(help="Receive DICOM series, sort files, take names out of them.", no_args_is_help=True)
 
 
 @dicom.command()
@@ -103,4 +103,33 @@ def deidentify(
     out.say(f"{result.files} files of {result.series} series written to {output}.")
     out.say(NOTICE)
     out.result(result.as_dict())
+    return 0
+
+
+@dicom.command()
+@shows_errors
+def sort(
+    source: Annotated[Path, typer.Argument(help="Folder or zip archive of DICOM files.", show_default=False)],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Empty folder for the copies.", show_default=False)
+    ],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Copy mixed DICOM files, such as those of a disc, into a folder for each series."""
+    from scanseg.cli.console import Output
+    from scanseg.data.dicom_sort import sort_series
+
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    found, left_out = sort_series(source, output)
+    out.findings(left_out)
+    rows = [
+        (one.folder.name, one.files, "x".join(map(str, one.shape)) if one.shape else one.reason)
+        for one in found
+    ]
+    out.table("", ["series", "files", "volume (z, y, x), or why it is refused"], rows)
+    findings = [finding.as_dict() for finding in left_out]
+    out.result({"series": [one.as_dict() for one in found], "findings": findings})
     return 0

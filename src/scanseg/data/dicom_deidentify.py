@@ -20,6 +20,7 @@ from typing import Any
 
 from scanseg.data.dicom_files import Entry, case_name, series_files
 from scanseg.data.dicom_header import Refusal, body_of, quiet
+from scanseg.data.dicom_sort import check_empty
 from scanseg.data.limits import Limits, refused
 from scanseg.errors import DataError, Finding, UsageError
 from scanseg.files import written_aside
@@ -115,7 +116,9 @@ def deidentify(
     """
     require("pydicom", extra="dicom", purpose="De-identifying DICOM")
     source, output = Path(source), Path(output)
-    _check(source, output, key)
+    if key is not None and len(key) < 16:
+        raise UsageError(f"The key must have at least 16 bytes, got {len(key)}.", code="E-DEID-KEY")
+    check_empty(output, source)
     work = _Work(
         key or secrets.token_bytes(32), None if shift_days is None else datetime.timedelta(days=shift_days)
     )
@@ -130,18 +133,6 @@ def deidentify(
     if not written:
         raise refused(Path(case_name(source)), "there is no DICOM file", code="E-DICOM-EMPTY")
     return Deidentified(written, len(work.counts), tuple(_findings(left_out, len(entries), work.burned_in)))
-
-
-def _check(source: Path, output: Path, key: bytes | None) -> None:
-    if key is not None and len(key) < 16:
-        raise UsageError(f"The key must have at least 16 bytes, got {len(key)}.", code="E-DEID-KEY")
-    inside = source.is_dir() and source.resolve() in (output.resolve(), *output.resolve().parents)
-    if inside or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise UsageError(
-            "The output must be an empty folder outside of the source.",
-            code="E-DEID-OUTPUT",
-            hint="Choose another folder with -o.",
-        )
 
 
 def _findings(left_out: list[tuple[int, Refusal]], total: int, burned_in: int) -> list[Finding]:

@@ -162,6 +162,32 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def series_uids(stream: BinaryIO) -> tuple[str, str]:
+    """Returns the study and series UID of a DICOM file of any kind.
+
+    Raises:
+        Refusal: It is no DICOM file, or has none.
+    """
+    from pydicom.filereader import read_dataset
+
+    syntax, body = body_of(stream)
+    try:
+        with quiet():
+            facts = read_dataset(
+                body,
+                syntax == IMPLICIT,
+                syntax != BIG_ENDIAN,
+                stop_when=lambda tag, *_: int(tag) > 0x0020000E,
+                specific_tags=[0x0020000D, 0x0020000E],  # type: ignore[list-item]
+            )
+            found = str(facts.StudyInstanceUID), str(facts.SeriesInstanceUID)
+    except Exception:  # as in `_parsed`
+        raise Refusal("E-DICOM-DAMAGED", "cannot be parsed") from None
+    if not all(found):
+        raise Refusal("E-DICOM-DAMAGED", "does not say which series it belongs to")
+    return found
+
+
 def body_of(stream: BinaryIO) -> tuple[str, BinaryIO]:
     """Returns the transfer syntax of a DICOM file, and a stream at its data set, inflated if need be.
 

@@ -21,7 +21,9 @@ _UNEVEN = 0.02
 _MOST_TILT = 1e-2
 _COSINE = 1e-4
 _EXPORT = "Export the whole series from the archive again, and nothing else."
-_SPLIT = "Give each series, phase and orientation a folder of its own."
+_SPLIT = (
+    "Give each series, phase and orientation a folder of its own; `scanseg dicom sort` makes one a series."
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanseg.data.dicom_header import BIG_ENDIAN, COMPRESSED, DEFLATED, EXPLICIT, IMPLICIT, body_of, quiet
+from scanseg.data.dicom_header import BIG_ENDIAN, COMPRESSED, DEFLATED, EXPLICIT, IMPLICIT, series_uids
 from scanseg.dicomnet.inbox import Inbox, InboxFull, Received
 from scanseg.dicomnet.peers import check_title, is_loopback
 from scanseg.errors import Error, UsageError
@@ -218,7 +218,7 @@ def _store(event: Any, inbox: Inbox, counter: _ByteCounter) -> int:
     counter.reset(event.assoc)
     try:
         content = event.encoded_dataset()
-        series = _series(content)
+        series = series_uids(io.BytesIO(content))
         instance = str(event.request.AffectedSOPInstanceUID)
     except Exception:  # pydicom raises classes of many kinds for damaged data
         return _NOT_UNDERSTOOD
@@ -231,25 +231,6 @@ def _store(event: Any, inbox: Inbox, counter: _ByteCounter) -> int:
         logger.error("An instance was refused: %s", error.strerror)
         return _NO_RESOURCES
     return _SUCCESS
-
-
-def _series(content: bytes) -> tuple[str, str]:
-    from pydicom.filereader import read_dataset
-
-    syntax, body = body_of(io.BytesIO(content))
-    tags = [0x0020000D, 0x0020000E]
-    with quiet():
-        facts = read_dataset(
-            body,
-            syntax == IMPLICIT,
-            syntax != BIG_ENDIAN,
-            stop_when=lambda tag, *_: int(tag) > tags[-1],
-            specific_tags=tags,  # type: ignore[arg-type]
-        )
-        study, series = str(facts.StudyInstanceUID), str(facts.SeriesInstanceUID)
-    if not study or not series:
-        raise ValueError("no series")
-    return study, series
 
 
 def _closed(event: Any, inbox: Inbox, counter: _ByteCounter, at_release: bool) -> None:
