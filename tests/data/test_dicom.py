@@ -441,6 +441,20 @@ def test_real_series_agree_with_simpleitk(test_data, name):
         np.testing.assert_allclose((ours.geometry.affine @ [*corner, 1])[:3], place, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "J2K_pixelrep_mismatch.dcm", "MR_small.dcm", "MR_small_RLE.dcm"]
+)
+def test_real_single_slices_agree_with_pydicom(test_data, tmp_path, name):
+    import pydicom
+
+    source = test_data / "odd_files" / "dicom" / "pydicom" / name
+    document = pydicom.dcmread(source)
+    expected = pydicom.pixels.apply_rescale(document.pixel_array, document)
+    (tmp_path / "case").mkdir()
+    shutil.copy(source, tmp_path / "case")
+    np.testing.assert_array_equal(read_image(tmp_path / "case").array[0, 0], expected)
+
+
 def test_the_extra_is_named_where_pydicom_is_absent(tmp_path, monkeypatch):
     import scanseg.optional
 
