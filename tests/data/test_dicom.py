@@ -401,6 +401,26 @@ def test_what_names_the_patient_is_never_said(tmp_path, scan, write_series, capl
     assert not [mark for mark in MARKS if mark.lower() in said.lower()]
 
 
+def test_values_that_break_rules_are_not_quoted(tmp_path, scan, write_series, caplog, capfd):
+    """pydicom warns about them, and quotes them."""
+
+    def change(_: int, one: Any) -> None:
+        one.file_meta.add_new(0x00020010, "UI", EXPLICIT)
+        for tag, kind in ((0x00080060, "CS"), (0x00281054, "LO"), (0x00080005, "CS"), (0x00200052, "UI")):
+            one.add_new(tag, kind, "MR")
+            one[tag]._value = MARKS[0].lower()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_series(tmp_path / "case", *scan, change=change)
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        read_image(tmp_path / "case")
+    said = " ".join([caplog.text, *capfd.readouterr(), *(str(w.message) for w in warned)])
+    assert MARKS[0].lower() not in said.lower()
+
+
 def test_a_spacing_that_disagrees_is_refused(tmp_path, scan, write_series):
     write_series(tmp_path / "case", *scan)
     assert refusal(tmp_path / "case", spacing=(9.0, 1.0, 1.0)).code == "E-IMAGE-SPACING"

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ def test_another_grid_another_label_and_damage_are_refused(tmp_path, series, mas
     path = tmp_path / "m.dcm"
     write(path, mask, series)
     moved = read_image(write_series(tmp_path / "b", mask.astype(np.int16), np.eye(4))[0].parent).geometry
+    wider = replace(series.geometry, affine=series.geometry.affine @ np.diag([1.1, 1, 1, 1]))
     for options, code in (
+        ({"geometry": wider}, "E-SEG-GEOMETRY"),
         ({"geometry": moved}, "E-SEG-GEOMETRY"),
         ({"labels": LABELS[:2]}, "E-SEG-LABEL"),
         ({"limits": Limits(voxels=50)}, "E-IMAGE-LIMIT"),

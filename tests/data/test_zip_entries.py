@@ -101,6 +101,12 @@ def test_a_count_that_lies_is_seen(tmp_path):
     assert refused(tmp_path / "l.zip", entries=20) == "E-ZIP-LIMIT"
 
 
+def test_too_many_entries_are_seen_before_the_directory_is_parsed(tmp_path, monkeypatch):
+    path = make(tmp_path / "x.zip", {str(number): b"" for number in range(30)})
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert refused(path, entries=20) == "E-ZIP-LIMIT"
+
+
 @pytest.mark.parametrize("announced", [10, 999, 1001, 4_000_000])
 def test_sizes_that_lie_are_seen(tmp_path, announced):
     content = bytearray(make(tmp_path / "x.zip", {"a": b"x" * 1000}).read_bytes())

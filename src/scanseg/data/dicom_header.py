@@ -6,12 +6,14 @@ syntaxes); PS3.10 7.1 (file meta information).
 
 import hashlib
 import io
+import logging
 import math
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -35,6 +37,7 @@ COMPRESSED = {
     "1.2.840.10008.1.2.5": "RLE",
 }
 _MOST_INFLATED_BYTES = 64 << 20  # a slice of 4,096 x 4,096 32-bit values
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _TAGS = (
@@ -154,12 +157,21 @@ def parse_slice(entry: Entry) -> Slice:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps pydicom from warning about values that break a rule: the warnings quote them."""
-    from pydicom.config import disable_value_validation
+    """Keeps pydicom from warning and logging about values that break a rule: it quotes them."""
+    from pydicom.config import disable_value_validation, logger
 
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger.addFilter(_is_loud)  # a second time adds nothing; other threads stay as loud as they were
+    token = _QUIET.set(True)
+    try:
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _QUIET.reset(token)
+
+
+def _is_loud(record: logging.LogRecord) -> bool:
+    return not _QUIET.get()
 
 
 def series_uids(stream: BinaryIO) -> tuple[str, str]:
