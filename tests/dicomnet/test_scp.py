@@ -171,6 +171,19 @@ def test_an_answer_comes_only_behind_the_disk(tmp_path, box, write_series, monke
     assert left(tmp_path) == []
 
 
+def test_a_callback_may_keep_the_folder(tmp_path, write_series):
+    def keep(received: Received) -> None:
+        received.folder.rename(tmp_path / "kept")
+
+    paths = write_series(tmp_path / "case", VOLUME, np.eye(4))
+    with listen(tmp_path, keep) as listener:
+        send_files(paths, peer_of(listener))
+        assert soon((tmp_path / "kept").exists)
+        send_files(paths, peer_of(listener, "SCANSEG"))
+        assert soon(lambda: list((tmp_path / "inbox" / "failed").glob("*/error.json")))  # `kept` is there
+    assert read_image(tmp_path / "kept").array.shape == (1, 6, 8, 7)
+
+
 def test_at_release_does_not_wait(tmp_path, box, write_series):
     paths = write_series(tmp_path / "case", VOLUME, np.eye(4))
     with listen(tmp_path, box, quiet_s=600, at_release=True) as listener:

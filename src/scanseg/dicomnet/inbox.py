@@ -171,8 +171,9 @@ class Inbox:
             yield Received(folder.name, folder, sum(1 for _ in folder.iterdir()))
 
     def done(self, received: Received) -> None:
-        """Erases a series."""
-        shutil.rmtree(received.folder)
+        """Erases a series; the callback may have moved its folder away."""
+        if received.folder.exists():
+            shutil.rmtree(received.folder)
         sync_folder(received.folder.parent)
 
     def failed(self, received: Received, error: Exception) -> None:

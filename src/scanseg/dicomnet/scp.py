@@ -131,7 +131,8 @@ def serve_dicom(
 
     Args:
         port: TCP port; 0 takes a free one.
-        on_series: Called in a thread of the listener.
+        on_series: Called in a thread of the listener; may move the folder away to keep it. It must accept
+            that a series comes again after a crash.
         inbox: Folder for what is received; only this listener may use it.
         options: Who may send how much.
 
