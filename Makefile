@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 RESULTS_ARGS ?=
+SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb
 
-.PHONY: help demo test test-gpu lint docs faults bench results clean
+.PHONY: help demo test test-gpu system-packages lint docs faults bench results clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
 	@echo "make test    install, then run linters, type checks and every test"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU; they are skipped, with the reason, where there is none"
+	@echo "make system-packages  a PACS and a browser for the tests (Debian, as root); without them those tests are skipped"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size"
@@ -44,6 +46,14 @@ test: lint
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests
+
+# Never fails: the tests that need these programs say why they are skipped where they cannot be had.
+system-packages:
+	@if ! command -v apt-get >/dev/null; then echo "system-packages: no apt-get here; going on without $(SYSTEM_PACKAGES)"; \
+	elif [ "$$(id -u)" != 0 ]; then echo "system-packages: not root; going on without installing $(SYSTEM_PACKAGES)"; \
+	elif dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then echo "system-packages: all there"; \
+	else { timeout 900 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 1800 apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } \
+		|| echo "system-packages: could not be installed; going on without $(SYSTEM_PACKAGES)"; fi
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -28,6 +28,9 @@ VERBS = (
     ["bench", "orders"],
     ["bench", "growth"],
     ["bench", "network"],
+    ["dicom", "listen"],
+    ["dicom", "sort"],
+    ["dicom", "deidentify"],
     ["doctor"],
 )
 HEAD = "<!-- Written by docs/generate.py; do not edit. -->\n\n"

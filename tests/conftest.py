@@ -1,8 +1,11 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -21,3 +24,75 @@ def test_data() -> Path:
 def demo_data() -> Path:
     """The small real datasets that ship in the package."""
     return REPOSITORY / "src" / "scanseg" / "demo_data"
+
+
+@pytest.fixture(scope="session")
+def write_series() -> Callable[..., list[Path]]:
+    """Writes a volume (z, y, x) of integers with a RAS+ affine as a DICOM series; see `_write_series`."""
+    pytest.importorskip("pydicom", reason="DICOM needs pip install 'scanseg[dicom]'")
+    return _write_series
+
+
+def _write_series(
+    folder: Path,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    change: Callable[[int, Any], None] | None = None,
+    syntax: str = "1.2.840.10008.1.2.1",
+    modality: str = "MR",
+    seed: str = "series",
+) -> list[Path]:
+    """Returns the files, one a slice, in the order of the volume.
+
+    Args:
+        folder: Created.
+        volume: Integers that fit 16 bits.
+        affine: (4, 4), index (x, y, z, 1) to mm in RAS+.
+        change: Called with the number of the slice and its data set before that is written.
+        syntax: Transfer syntax; other than the four uncompressed ones are compressed by pydicom.
+        modality: Of every slice.
+        seed: UIDs follow from it.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    signed = int(volume.min()) < 0
+    kinds = {"MR": "1.2.840.10008.5.1.4.1.1.4", "CT": "1.2.840.10008.5.1.4.1.1.2"}
+    paths = []
+    for number, plane in enumerate(volume):
+        one = Dataset()
+        one.SOPClassUID, one.SOPInstanceUID = kinds[modality], generate_uid(entropy_srcs=[seed, str(number)])
+        one.StudyInstanceUID = generate_uid(entropy_srcs=[seed, "study"])
+        one.SeriesInstanceUID = generate_uid(entropy_srcs=[seed, "series"])
+        one.FrameOfReferenceUID = generate_uid(entropy_srcs=[seed, "frame"])
+        one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = "", "", "", ""
+        one.StudyDate, one.StudyTime, one.AccessionNumber, one.StudyID = "20200101", "120000", "", "1"
+        one.ReferringPhysicianName, one.SeriesNumber, one.InstanceNumber = "", 1, number + 1
+        one.Modality, one.ImageType, one.Manufacturer = modality, ["ORIGINAL", "PRIMARY", "OTHER"], "none"
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.Rows, one.Columns = plane.shape
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, int(signed)
+        one.PixelSpacing = [float(f"{value:.10g}") for value in (spacing[1], spacing[0])]
+        one.SliceThickness = float(f"{spacing[2]:.10g}")
+        directions = lps[:3, :2] / spacing[:2]
+        one.ImageOrientationPatient = [float(f"{value:.10f}") + 0.0 for value in directions.T.ravel()]
+        one.ImagePositionPatient = [float(f"{v:.10g}") for v in (lps @ [0, 0, number, 1])[:3]]
+        big = syntax == "1.2.840.10008.1.2.2"
+        one.PixelData = plane.astype((">" if big else "<") + ("i2" if signed else "u2")).tobytes()
+        one["PixelData"].VR = "OW"
+        one.file_meta = FileMetaDataset()
+        one.file_meta.TransferSyntaxUID = UID(syntax)
+        compressed = UID(syntax).is_compressed and not UID(syntax).is_deflated
+        if compressed:
+            one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            one.compress(syntax, generate_instance_uid=False)
+        if change is not None:
+            change(number, one)
+        path = folder / f"{number + 1}.dcm"
+        one.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths

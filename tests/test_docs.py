@@ -61,6 +61,9 @@ def test_links_lead_somewhere(page: Path, link: str) -> None:
     assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-gpu", "lint", "docs", "faults", "bench", "results"])
+TARGETS = ("demo", "test", "test-gpu", "system-packages", "lint", "docs", "faults", "bench", "results")
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -22,7 +22,7 @@ class Geometry:
         unit: `mm`, or `px` where the file carries no physical size (spacing is then all ones).
         affine: (4, 4) float64, maps the voxel index (x, y, z, 1) to mm in RAS+ space. None for 2D images and
             stacks without physical orientation.
-        format: `nifti`, `nrrd`, `mha`, `png`, `tiff`, or `array` for images made in memory.
+        format: `nifti`, `nrrd`, `mha`, `png`, `tiff`, `dicom`, or `array` for images made in memory.
         header: What the writer of that format needs to restore the geometry exactly; plain values.
     """
 

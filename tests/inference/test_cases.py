@@ -61,3 +61,37 @@ def test_wrong_paths_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=name.split(".")[0]):
         find_cases([tmp_path / name], channels=1)
+
+
+def dicom(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(bytes(128) + b"DICM")
+    return folder
+
+
+def test_dicom_folders_and_archives_are_cases(tmp_path: Path) -> None:
+    dicom(tmp_path / "in" / "b_0000" / "study" / "series", "IM1", "IM2")
+    make(tmp_path / "in", "a.zip", "notes.txt")
+    make(tmp_path / "in" / "documents", "letter")
+    cases = find_cases([tmp_path / "in"], channels=1)
+    assert [(case.case_id, case.mask_name) for case in cases] == [("a", "a.nii.gz"), ("b", "b.nii.gz")]
+
+
+def test_a_folder_of_dicom_files_is_one_case(tmp_path: Path) -> None:
+    folder = dicom(tmp_path / "x", "1", "2.dcm")
+    make(folder, "picture.png", "DICOMDIR")
+    (case,) = find_cases([folder], channels=1, suffix=".dcm")
+    assert (case.images, case.mask_name) == ((folder,), "x.dcm")
+
+
+def test_series_are_channels_by_their_folders_names(tmp_path: Path) -> None:
+    for name in ("x_0000", "x_0001"):
+        dicom(tmp_path / "in" / name, "1")
+    (case,) = find_cases([tmp_path / "in"], channels=2)
+    assert [path.name for path in case.images] == ["x_0000", "x_0001"]
+
+
+def test_images_come_before_folders(tmp_path: Path) -> None:
+    dicom(make(tmp_path / "in", "a.nii.gz") / "b", "1")
+    assert [case.case_id for case in find_cases([tmp_path / "in"], channels=1)] == ["a"]

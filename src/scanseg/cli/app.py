@@ -14,6 +14,7 @@ from scanseg.cli.bench import bench
 from scanseg.cli.compare import compare
 from scanseg.cli.dataset import dataset
 from scanseg.cli.demo import demo
+from scanseg.cli.dicom import dicom
 from scanseg.cli.doctor import doctor
 from scanseg.cli.evaluate import evaluate
 from scanseg.cli.explain import explain
@@ -54,6 +55,7 @@ def options(
 app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
+app.add_typer(dicom, name="dicom")
 for _verb in (demo, train, predict, evaluate, compare, explain, plan, report, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 

@@ -10,7 +10,11 @@ from scanseg.cli import options
 
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders of images.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Image files, folders of images, folders or zip archives of DICOM series.",
+            show_default=False,
+        ),
     ],
     *,
     model: Annotated[
@@ -20,7 +24,9 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", show_default=False)],
     format: Annotated[
         str | None,
-        typer.Option("--format", help="nii.gz, nrrd, mha, png or tif.", show_default="as the input"),
+        typer.Option(
+            "--format", help="nii.gz, nrrd, mha, png, tif or dicom-seg.", show_default="as the input"
+        ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every label.")

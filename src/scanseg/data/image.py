@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from scanseg.data.affine import same_geometry
+from scanseg.data.dicom_files import case_name, is_series_path
 from scanseg.data.limits import Limits, refused, shown, unreadable
 from scanseg.data.voxels import ImageSink, LabelSink, Opened, allocate
 from scanseg.errors import DataError, UsageError
@@ -58,7 +59,7 @@ _PAIR_HINT = "Convert the pair to one file: nibabel.save(nibabel.load('x.hdr'), 
 _SUFFIX_HINTS = {
     ".hdr": _PAIR_HINT,
     ".img": _PAIR_HINT,
-    ".dcm": "Convert the DICOM series to NIfTI first, for example with dcm2niix.",
+    ".dcm": "Give the folder of the whole DICOM series, or a zip archive of it.",
     ".mgz": "Convert it to NIfTI: mri_convert x.mgz x.nii.gz.",
     ".svs": "Export the level you need as TIFF.",
 }
@@ -83,8 +84,8 @@ def read_image(
     """Returns an image as float32, (channel, *spatial).
 
     Args:
-        path: One of `SUFFIXES`. Colours are three channels (alpha is dropped), the fourth axis of a NIfTI
-            becomes the channels, the pages of a TIFF become z.
+        path: One of `SUFFIXES`, or a folder or zip archive of one DICOM series. Colours are three channels
+            (alpha is dropped), the fourth axis of a NIfTI becomes the channels, the pages of a TIFF become z.
         limits: Sizes that are accepted; checked before anything is allocated.
         nan_fill: What replaces NaN and infinite values; without it they are refused.
         spacing: mm, slowest axis first, for files that carry none.
@@ -302,6 +303,11 @@ def _guarded(path: Path) -> Iterator[None]:
 
 def _open(path: Path, limits: Limits, spacing: Spacing | None) -> Opened:
     """Reads the header by the reader of the name's ending; that reader checks that the content fits."""
+    if is_series_path(path):
+        from scanseg.data.dicom import open_dicom
+
+        with _guarded(Path(case_name(path))):
+            return open_dicom(path, limits, spacing)
     suffix = image_suffix(path)
     if suffix in (".nii.gz", ".nii"):
         from scanseg.data.nifti import open_nifti as read

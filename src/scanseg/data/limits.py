@@ -22,6 +22,7 @@ class Limits:
         header_bytes: Most bytes in front of the voxels of a NIfTI file (header and extensions).
         text_header_bytes: Most bytes of a header made of text lines (NRRD, MetaImage).
         pages: Most pages of a TIFF file.
+        entries: Most files of a DICOM folder, or entries of a zip archive.
         spacing_mm: Smallest and largest distance of neighbouring voxels. Microscopy stored in physical units
             needs a smaller lower bound, see `MICROSCOPY`.
     """
@@ -31,6 +32,7 @@ class Limits:
     header_bytes: int = 16 * MIB
     text_header_bytes: int = MIB
     pages: int = 65_536
+    entries: int = 20_000
     spacing_mm: tuple[float, float] = (1e-3, 1e3)
 
     def check_size(self, path: Path, *, values: int, value_bytes: int) -> None:

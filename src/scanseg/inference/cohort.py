@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scanseg.data.dicom_files import series_sha256
 from scanseg.data.image import write_array
 from scanseg.errors import Error, Finding, ModelError
 from scanseg.files import read_json, sha256, write_json, write_text
 from scanseg.inference.cases import ImageCase
 from scanseg.inference.predict import Model, Prediction
+from scanseg.inference.segmentation import save_segmentation
 from scanseg.progress import Eta, Progress, Report, silent
 
 logger = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def _predict_case(
     started_s = time.perf_counter()
     marker = _marker(output, case)
     marker.unlink(missing_ok=True)
-    inputs = [sha256(path) for path in case.images]
+    inputs = [_input_sha256(path) for path in case.images]
     prediction = model.predict(
         case.images,
         probabilities=options.probabilities,
@@ -125,7 +127,7 @@ def _predict_case(
         spacing=options.spacing,
     )
     mask = output / case.mask_name
-    prediction.save(mask)
+    _save_mask(prediction, case, mask, model)
     if options.probabilities:
         _save_probabilities(prediction, case, output)
     if preview:
@@ -140,6 +142,13 @@ def _predict_case(
             "seconds": round(time.perf_counter() - started_s, 3),
         },
     )
+
+
+def _save_mask(prediction: Prediction, case: ImageCase, path: Path, model: Model) -> None:
+    if path.suffix == ".dcm":
+        save_segmentation(path, prediction, case.images[0], model)
+    else:
+        prediction.save(path)
 
 
 def _save_probabilities(prediction: Prediction, case: ImageCase, output: Path) -> None:
@@ -171,6 +180,10 @@ def _key(case: ImageCase, model: Model, options: PredictOptions, inputs: list[st
     }
 
 
+def _input_sha256(path: Path) -> str:
+    return series_sha256(path) if path.is_dir() else sha256(path)
+
+
 def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOptions) -> bool:
     marker, mask = _marker(output, case), output / case.mask_name
     if not marker.is_file() or not mask.is_file():
@@ -179,7 +192,7 @@ def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOp
         found = read_json(marker)
     except Error:
         return False
-    inputs = [sha256(path) for path in case.images]
+    inputs = [_input_sha256(path) for path in case.images]
     wanted = _key(case, model, options, inputs)
     return {key: found.get(key) for key in wanted} == wanted and found.get("mask_sha256") == sha256(mask)
 

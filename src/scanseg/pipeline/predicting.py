@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scanseg.data.dicom_files import is_series_path
 from scanseg.errors import DataError, UsageError
 from scanseg.inference.cases import ImageCase, find_cases
 from scanseg.inference.cohort import CohortResult, PredictOptions, predict_cohort
 from scanseg.inference.predict import Model
 from scanseg.progress import Report, silent
 
-FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png", "tif")
+FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png", "tif", "dicom-seg")
 
 
 def predict(
@@ -35,10 +36,11 @@ def predict(
     """Segments images into a folder: one mask per case, previews/, stats.json, failures.csv if any failed.
 
     Args:
-        images: Image files and folders of images.
+        images: Image files, folders of images, and folders or zip archives of DICOM series.
         model: Run folders (several make an ensemble), or a loaded `Model`.
         output: Folder for the masks; named CASE with the ending of the input.
-        format: Ending of the masks instead of that of the input: nii.gz, nii, nrrd, mha, png or tif.
+        format: Form of the masks instead of that of the input: nii.gz, nii, nrrd, mha, png, tif, or for DICOM
+            series dicom-seg (they are NIfTI otherwise).
         weights: `final` or `best`.
         preview: Also write a picture of every mask.
         overwrite: Predict finished cases again.
@@ -66,9 +68,10 @@ def predict(
         model if isinstance(model, Model) else Model(model, device=device, threads=threads, weights=weights)
     )
     inputs = [Path(images)] if isinstance(images, str | Path) else [Path(item) for item in images]
-    suffix = f".{format.lstrip('.')}" if format else None
+    suffix = None if format is None else ".dcm" if format == "dicom-seg" else f".{format.lstrip('.')}"
     cases = find_cases(inputs, channels=len(loaded.channel_names), suffix=suffix)
     _refuse_overwriting_images(cases, folder)
+    _refuse_segmentations_of_others(cases)
     require_writable(folder)
     result = predict_cohort(
         loaded,
@@ -87,11 +90,21 @@ def _refuse_overwriting_images(cases: Sequence[ImageCase], output: Path) -> None
     sources = {path.resolve() for case in cases for path in case.images}
     for case in cases:
         target = (output / case.mask_name).resolve()
-        if target in sources:
+        if not sources.isdisjoint((target, *target.parents)):
             raise UsageError(
-                f"The mask of {case.case_id} would overwrite the image {target}.",
+                f"The mask of {case.case_id} would overwrite the image {target} or lie in its folder.",
                 code="E-PREDICT-OVERWRITE",
                 hint="Choose another folder with -o.",
+            )
+
+
+def _refuse_segmentations_of_others(cases: Sequence[ImageCase]) -> None:
+    for case in cases:
+        if case.mask_name.endswith(".dcm") and not is_series_path(case.images[0]):
+            raise UsageError(
+                f"{case.case_id} is no DICOM series, so its mask cannot be a DICOM segmentation.",
+                code="E-PREDICT-FORMAT",
+                hint="Leave out --format, or choose nii.gz.",
             )
 
 

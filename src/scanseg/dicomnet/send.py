@@ -1,0 +1,102 @@
+"""Sends DICOM files to another application entity by C-STORE.
+
+Source: PS3.4 B (storage service class); PS3.7 C (status codes).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scanseg.data.dicom_header import quiet
+from scanseg.dicomnet.peers import Peer
+from scanseg.errors import Error
+from scanseg.optional import require
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+_VERIFICATION = "1.2.840.10008.1.1"
+_WARNINGS = (0xB000, 0xB006, 0xB007)
+
+
+def echo(peer: Peer, *, ae_title: str = "SCANSEG", timeout_s: float = 10.0) -> None:
+    """Asks a peer whether it is there and talks to us.
+
+    Raises:
+        Error: It does not answer, or refuses.
+    """
+    with _association(peer, ae_title, timeout_s, [(_VERIFICATION, [])]) as association:
+        status = association.send_c_echo()
+        if "Status" not in status or status.Status != 0:
+            raise _failed(peer, "does not answer an echo")
+
+
+def send_files(
+    paths: Sequence[Path], peer: Peer, *, ae_title: str = "SCANSEG", timeout_s: float = 60.0
+) -> None:
+    """Sends DICOM files as they are; returns when the peer has acknowledged every one.
+
+    Args:
+        paths: Files with file meta information.
+        peer: Who stores them.
+        ae_title: What we are called.
+        timeout_s: For every wait on the network.
+
+    Raises:
+        Error: The peer cannot be reached, does not take their kind, or refuses one.
+        UsageError: pynetdicom is not installed.
+    """
+    require("pynetdicom", extra="dicom", purpose="Sending DICOM")
+    from pydicom import dcmread
+
+    kinds: dict[str, set[str]] = {}
+    for path in paths:
+        with quiet():
+            meta = dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
+        kinds.setdefault(str(meta.MediaStorageSOPClassUID), set()).add(str(meta.TransferSyntaxUID))
+    # One syntax a context: the peer then cannot choose one that a file does not have.
+    contexts = [(kind, [syntax]) for kind, syntaxes in kinds.items() for syntax in sorted(syntaxes)]
+    with _association(peer, ae_title, timeout_s, contexts) as association:
+        for path in paths:
+            try:
+                with quiet():
+                    status = association.send_c_store(path)
+            except (ValueError, RuntimeError, AttributeError):
+                raise _failed(peer, "takes no files of this kind") from None
+            if "Status" not in status:
+                raise _failed(peer, "stopped answering")
+            if status.Status != 0 and status.Status not in _WARNINGS:
+                raise _failed(peer, f"refused a file with status 0x{status.Status:04X}")
+
+
+@contextmanager
+def _association(
+    peer: Peer, ae_title: str, timeout_s: float, contexts: Sequence[tuple[str, list[str]]]
+) -> "Iterator[Association]":
+    """Yields an open association and releases it."""
+    from pynetdicom import AE
+
+    entity = AE(ae_title=ae_title)
+    for kind, syntaxes in contexts:
+        entity.add_requested_context(kind, syntaxes or None)
+    entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = timeout_s
+    entity.connection_timeout = timeout_s
+    found = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    if not found.is_established:
+        if found.is_rejected:
+            raise _failed(peer, "refused the association")
+        raise _failed(peer, "takes no files of this kind" if found.rejected_contexts else "cannot be reached")
+    try:
+        yield found
+    finally:
+        if found.is_established:
+            found.release()
+
+
+def _failed(peer: Peer, why: str) -> Error:
+    return Error(
+        f"The DICOM peer {peer.ae_title} at {peer.host}:{peer.port} {why}.",
+        code="E-DICOM-SEND",
+        hint="Check its address, port and AE title, and that it knows ours.",
+    )
