@@ -20,6 +20,7 @@ from scanseg.cli.networks import networks
 from scanseg.cli.plan import plan
 from scanseg.cli.predict import predict
 from scanseg.cli.report import report
+from scanseg.cli.serve import serve
 from scanseg.cli.train import train
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ def options(
 app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
-for _verb in (demo, train, predict, evaluate, plan, report, doctor):
+for _verb in (demo, train, predict, evaluate, plan, report, serve, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 
 

@@ -1,0 +1,83 @@
+"""Evaluations as jobs: a mask against a reference, by the pipeline's own verb."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scanseg.errors import DataError
+from scanseg.files import write_json
+from scanseg.progress import Progress, Report
+from scanseg.server.jobs import Job
+from scanseg.server.models import NOTICE, ServedModel
+
+
+def evaluate_job(
+    job: Job,
+    model: ServedModel,
+    folder_of: Callable[[Job], Path],
+    scratch: Path,
+    result: Path,
+    report: Report,
+) -> None:
+    """Writes `result.json` of an evaluation, and `cases.csv` and `summary.json` as `scanseg evaluate` does.
+
+    Raises:
+        DataError: A file cannot be read, the grids differ, or the prediction has been erased.
+    """
+    from scanseg import pipeline
+
+    report(Progress("evaluate", 0, 1))
+    inputs = folder_of(job) / "inputs"
+    reference = next(slot for slot in job.slots if slot.slot == "reference")
+    mask = next((inputs / slot.file for slot in job.slots if slot.slot == "mask"), None)
+    if mask is None:
+        source = folder_of(job).parent / str(job.options["prediction"]) / "result"
+        mask = next((path for path in sorted(source.glob("mask.*"))), None)
+        if mask is None:
+            raise DataError(
+                "The prediction has been erased.", code="E-SERVE-UNKNOWN", hint="Predict the image again."
+            )
+    # One stem, so that they are one case.
+    pair = scratch / "pair"
+    for side, path in (("masks", mask), ("references", inputs / reference.file)):
+        (pair / side).mkdir(parents=True)
+        ending = path.name[path.name.index(".") :]
+        _link(path, pair / side / f"case{ending}")
+    evaluation, _ = pipeline.evaluate(pair / "masks", pair / "references", output=result, dataset=None)
+    names = {label.value: label.name for label in model.labels}
+    rows = [{key: _plain(value) for key, value in row.items()} for row in evaluation.cases]
+    for row in rows:
+        row["name"] = names.get(int(row["value"]), row["name"])
+    document = {
+        "id": job.id,
+        "disclaimer": NOTICE,
+        "prediction": job.options.get("prediction"),
+        "cases": rows,
+        "summary": evaluation.summary,
+    }
+    write_json(result / "result.json", _finite(document))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _finite(value: Any) -> Any:
+    """Returns JSON values with null for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
