@@ -19,12 +19,15 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file", help="Ask for the token in this file; made if it is missing. Always with other hosts."
+            "--token-file",
+            help="Ask for the token in this file; made if it is missing. Always with other hosts.",
         ),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option("--data-dir", help="Folder of uploads and results, on a local disk.", show_default="~/.scanseg"),
+        typer.Option(
+            "--data-dir", help="Folder of uploads and results, on a local disk.", show_default="~/.scanseg"
+        ),
     ] = None,
     ttl: Annotated[str, typer.Option("--ttl", help="Results are erased after this time.")] = "24h",
     max_upload: Annotated[str, typer.Option("--max-upload", help="Largest upload.")] = "2G",
@@ -54,9 +57,7 @@ def serve(
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     data = (data_dir or Path.home() / ".scanseg").expanduser()
-    limits = Limits(
-        upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time)
-    )
+    limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
     prepare_folder(data)
     tokens: dict[str, str] = {}
     secret: str | None = None
@@ -82,9 +83,14 @@ def serve(
         page = f"{address.url}/" + (f"#token={secret}" if secret else "")
         out.result(
             {
-                "event": "listening", "url": address.url, "page": page, "host": address.host, "port": address.port,
-                "models": list(settings.runs), "token_file": None if where is None else str(where),
-            }  # fmt: skip
+                "event": "listening",
+                "url": address.url,
+                "page": page,
+                "host": address.host,
+                "port": address.port,
+                "models": list(settings.runs),
+                "token_file": None if where is None else str(where),
+            }
         )
         out.say(f"Serving {', '.join(settings.runs)} at {page}")
         if where is not None:

@@ -25,7 +25,15 @@ from scanseg.types import Array, Geometry, Image
 if TYPE_CHECKING:
     from scanseg.inference.predict import Model, Prediction
 
-__all__ = ["ServeOptions", "load_model", "read_input", "read_view", "serve_image", "write_read_image"]
+__all__ = [
+    "ServeOptions",
+    "blank_image",
+    "load_model",
+    "read_input",
+    "read_view",
+    "serve_image",
+    "write_read_image",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,16 @@ def load_model(run: Path, *, device: str, threads: int | None) -> Model:
     from scanseg.inference.predict import Model
 
     return Model(run, device=device, threads=threads)
+
+
+def blank_image(model: Model) -> Image:
+    """Returns an image without content that a model accepts, one patch large."""
+    network = model.config["network"]
+    shape = tuple(int(n) for n in network["patch_size"])
+    spacing = tuple(float(step) for step in model.config["spacing"])[-len(shape) :]
+    affine = np.diag([*spacing[::-1], 1.0]) if len(shape) == 3 else None
+    array = np.zeros((len(model.channel_names), *shape), np.float32)
+    return Image(array, Geometry(shape, spacing, affine=affine))
 
 
 def read_input(paths: Sequence[Path], options: ServeOptions) -> Image:
@@ -146,7 +164,8 @@ def _entropy(probabilities: Array | None) -> Array:
     total = np.zeros(probabilities.shape[1:], np.float32)
     for chance in probabilities:
         total -= np.where(chance > 0, chance * np.log(np.maximum(chance, 1e-30)), 0).astype(np.float32)
-    return np.clip(total / math.log(max(2, len(probabilities))), 0, 1)
+    part: Array = np.clip(total / math.log(max(2, len(probabilities))), 0, 1)
+    return part
 
 
 def _place_and_certainty(value: int, prediction: Prediction, entropy: Array | None) -> dict[str, Any]:
@@ -164,7 +183,7 @@ def _place_and_certainty(value: int, prediction: Prediction, entropy: Array | No
 
 
 def _left_share(where: Array, geometry: Geometry) -> float | None:
-    """Returns the part of a label to the patient's left of the middle of the image; None without positions."""
+    """Returns the part of a label to the patient's left of the image's middle; None without positions."""
     if geometry.affine is None or where.ndim != 3:
         return None
     middle = np.array([(n - 1) / 2 for n in geometry.shape[::-1]])
@@ -190,7 +209,7 @@ def _write_preview(image: Image, prediction: Prediction, path: Path) -> None:
     preview(image, prediction.mask, prediction.labels, path)
 
 
-# -- the view: raw arrays from which any process can cut slices without reading an image format ----------------
+# -- the view: raw arrays from which any process can cut slices without reading an image format ----
 
 
 def _write_view(image: Image, mask: Array, entropy: Array | None, folder: Path) -> None:
@@ -231,7 +250,9 @@ def read_view(folder: Path) -> tuple[dict[str, Array], Geometry]:
     for name, (dtype, shape) in facts["arrays"].items():
         path = folder / f"{name}.raw"
         if not path.is_file() or path.stat().st_size != np.dtype(dtype).itemsize * math.prod(shape):
-            raise DataError("A stored array is damaged.", code="E-SERVE-VIEW", hint="Predict the image again.")
+            raise DataError(
+                "A stored array is damaged.", code="E-SERVE-VIEW", hint="Predict the image again."
+            )
         arrays[name] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
     return arrays, _geometry(facts["geometry"])
 
@@ -248,7 +269,7 @@ def _geometry(facts: dict[str, Any]) -> Geometry:
 
 
 def write_read_image(image: Image, folder: Path) -> None:
-    """Writes an image that was read as a raw array and its description: what crosses from the reading process."""
+    """Writes an image as a raw array and its description: what crosses from the reading process."""
     arrays = {"image": image.array}
     image.array.tofile(folder / "image.raw")
     (folder / "view.json").write_text(json.dumps(_describe(image.geometry, arrays)))

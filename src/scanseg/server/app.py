@@ -78,10 +78,11 @@ def make_app(settings: Settings) -> tuple[Guard, Service]:
     app.add_exception_handler(Error, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_fault)
     return Guard(app, settings), service
 
 
-# -- errors ------------------------------------------------------------------------------------------------------
+# -- errors --------------------
 
 
 def _answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
@@ -92,6 +93,12 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, Error):
         raise error
     return _answer(problem_of(error), error.headers if isinstance(error, Refusal) else None)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """Answers; the guard around the application writes the log."""
+    text = "The server met an unexpected fault."
+    return _answer(problem(500, "E-INTERNAL", text, "Tell the operator when it happened."))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -113,7 +120,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return _answer(problem(status, codes.get(status, "E-SERVE-HTTP"), text), headers)
 
 
-# -- health, version, description --------------------------------------------------------------------------------
+# -- health, version, description --------------------
 
 
 def _system_routes(service: Service, app: FastAPI) -> APIRouter:
@@ -174,7 +181,9 @@ def _system_routes(service: Service, app: FastAPI) -> APIRouter:
 def describe(app: FastAPI) -> dict[str, Any]:
     """Returns the OpenAPI description, with the problem documents that any route may answer."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        found = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
         schemas = found["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
         found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -201,7 +210,9 @@ def _docs_page(description: dict[str, Any]) -> str:
     for path, operations in sorted(description["paths"].items()):
         for method, operation in operations.items():
             text = escape(operation.get("description") or operation.get("summary", ""))
-            rows.append(f"<tr><td>{method.upper()}</td><td><code>{escape(path)}</code></td><td>{text}</td></tr>")
+            rows.append(
+                f"<tr><td>{method.upper()}</td><td><code>{escape(path)}</code></td><td>{text}</td></tr>"
+            )
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>scanseg API</title></head><body>'
         f"<h1>scanseg API</h1><p>{escape(NOTICE)}</p><p>Full description: /openapi.json</p>"
@@ -209,7 +220,7 @@ def _docs_page(description: dict[str, Any]) -> str:
     )
 
 
-# -- models ------------------------------------------------------------------------------------------------------
+# -- models --------------------
 
 
 def _model_routes(service: Service) -> APIRouter:
@@ -253,7 +264,11 @@ def _model_routes(service: Service) -> APIRouter:
     ) -> dict[str, str]:
         """Tells how to predict with these options elsewhere."""
         chosen = Options(
-            tta=tta, step_size=step_size, probabilities=probabilities, uncertainty=uncertainty, nan_fill=nan_fill
+            tta=tta,
+            step_size=step_size,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            nan_fill=nan_fill,
         )
         return snippets(
             service.model(model),
@@ -304,21 +319,19 @@ async def _card(service: Service, model: ServedModel) -> dict[str, Any]:
         **await _shown(service, model),
         "disclaimer": NOTICE,
         "sha256": list(model.sha256),
-        "intended_use": "Research: a first outline of the structures above in images like those it was trained on.",
+        "intended_use": "Research: a first outline of the structures in images like those it was trained on.",
         "not_for": "Diagnosis, treatment, or any decision about a patient.",
         "limits": [
-            "Images of another modality, body part or voxel size give masks without warning signs of their own.",
+            "Images of another modality or body part give masks that look no less sure.",
             "Scores are probabilities of the network; they are not calibrated.",
             "Sizes are compared with the training images, not with healthy people.",
         ],
         "rule_tables": [{"name": table.name, "version": table.version} for table in tables],
-        "information": {
-            label: entries for table in tables for label, entries in table.information.items()
-        },
+        "information": {label: entries for table in tables for label, entries in table.information.items()},
     }
 
 
-# -- the page ----------------------------------------------------------------------------------------------------
+# -- the page --------------------
 
 
 def _page_routes() -> APIRouter:

@@ -42,8 +42,8 @@ def extract(archive: Path, folder: Path, limits: ArchiveLimits | None = None) ->
         limits: Bounds.
 
     Raises:
-        DataError: It is damaged, encrypted, too large, holds links, overlapping entries, other archives, or no
-            image.
+        DataError: It is damaged, encrypted, too large, holds links, overlapping entries or other archives,
+            or no image.
     """
     limits = limits or ArchiveLimits()
     try:

@@ -24,7 +24,8 @@ _TOKEN = re.compile(
     r"|(?P<sign><=|>=|==|!=|<|>|\(|\)))"
 )
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
 _DEEPEST = 20
 _LONGEST = 500

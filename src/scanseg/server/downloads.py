@@ -27,6 +27,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8", ".zip": "application/zip", ".json": "application/json",
 }  # fmt: skip
 MASK_FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png", "tif")
+Format = Annotated[str | None, Query(max_length=10, description=", ".join(MASK_FORMATS))]
 _BINARY: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -103,7 +104,6 @@ def _text(path: Path) -> str:
 
 def _add_files(routes: APIRouter, service: Service) -> None:
     base = "/predictions/{job_id}"
-    Format = Annotated[str | None, Query(max_length=10, description=", ".join(MASK_FORMATS))]
 
     @routes.get(f"{base}/mask", tags=["files"], response_class=FileResponse, responses=_BINARY)
     async def mask(job_id: str, request: Request, format: Format = None) -> FileResponse:
@@ -128,7 +128,9 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         job = await service.job(job_id, owner(request), "prediction")
         return _found(result_folder(service, job), "uncertainty.*", job)
 
-    @routes.get(f"{base}/probabilities/{{value}}", tags=["files"], response_class=FileResponse, responses=_BINARY)
+    @routes.get(
+        f"{base}/probabilities/{{value}}", tags=["files"], response_class=FileResponse, responses=_BINARY
+    )
     async def probabilities(job_id: str, value: int, request: Request) -> FileResponse:
         """Gives the probability of a label in every voxel."""
         job = await service.job(job_id, owner(request), "prediction")
@@ -160,7 +162,9 @@ def _add_files(routes: APIRouter, service: Service) -> None:
 def _add_pictures(routes: APIRouter, service: Service) -> None:
     base = "/predictions/{job_id}"
 
-    @routes.get(f"{base}/slice/{{axis}}/{{index}}.png", tags=["files"], response_class=Response, responses=_PNG)
+    @routes.get(
+        f"{base}/slice/{{axis}}/{{index}}.png", tags=["files"], response_class=Response, responses=_PNG
+    )
     async def slice_picture(
         job_id: str,
         axis: str,
@@ -189,7 +193,10 @@ def _add_pictures(routes: APIRouter, service: Service) -> None:
 
     @routes.get(f"{base}/mesh/{{value}}", tags=["files"], response_class=Response, responses=_BINARY)
     async def mesh(
-        job_id: str, value: int, request: Request, format: Annotated[str, Query(pattern="^(stl|glb)$")] = "stl"
+        job_id: str,
+        value: int,
+        request: Request,
+        format: Annotated[str, Query(pattern="^(stl|glb)$")] = "stl",
     ) -> Response:
         """Gives the surface of a label in mm."""
         job = await service.job(job_id, owner(request), "prediction")
@@ -252,7 +259,7 @@ async def _converted(
             422,
             f"The {what} is not given in this format.",
             code="E-PREDICT-FORMAT",
-            hint=f"Use one of: {', '.join(MASK_FORMATS if what == 'mask' else MASK_FORMATS[:4] + ('tif',))}.",
+            hint=f"Use one of: {', '.join(MASK_FORMATS if what == 'mask' else (*MASK_FORMATS[:4], 'tif'))}.",
         )
     folder = result_folder(service, job)
     path = _cache(folder) / f"{what}.{wanted}"

@@ -44,7 +44,9 @@ def make_result(job_id: str, found: dict[str, Any], model: ServedModel, folder: 
             **found["input"],
             "channels": list(model.channels),
             "modality": model.modality,
-            "checks": [{"code": "W-PREDICT-NOTE", "level": "warning", "text": note} for note in found["notes"]],
+            "checks": [
+                {"code": "W-PREDICT-NOTE", "level": "warning", "text": note} for note in found["notes"]
+            ],
         },
         "labels": labels,
         "insights": [_shown(entry) for entry in said if entry["kind"] == "insight"],
@@ -99,13 +101,13 @@ def facts_of(
     spacing = found["input"]["spacing"] if found["input"]["unit"] == "mm" else None
     present = [label for label in labels if label["voxels"]]
     sure = [label["uncertainty"] for label in present if label["uncertainty"] is not None]
-    volumes = [label.get("volume_ml") for label in labels]
+    volumes = [float(label["volume_ml"]) for label in labels if "volume_ml" in label]
     case = {
         "case.spatial_dims": found["input"]["spatial_dims"],
         "case.empty": not present,
         "case.labels_found": len(present),
         "case.labels_missing": len(labels) - len(present),
-        "case.total_ml": None if None in volumes else sum(volumes),
+        "case.total_ml": sum(volumes) if len(volumes) == len(labels) else None,
         "case.notes": len(found["notes"]),
         "case.spacing_known": spacing is not None,
         "case.largest_spacing_mm": max(spacing) if spacing else None,

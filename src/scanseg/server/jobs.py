@@ -159,7 +159,7 @@ class Store:
         if answer != "ok":
             raise _refused(self.path, "is damaged")
 
-    # -- looking --------------------------------------------------------------------------------------------
+    # -- looking --------------------
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """Returns a job, None if there is none or it belongs to another owner."""
@@ -173,7 +173,7 @@ class Store:
         row = self._db.execute("SELECT * FROM jobs WHERE owner=? AND key=?", (owner, key)).fetchone()
         return None if row is None else self._job(row)
 
-    def list(self, owner: str, *, kind: str, limit: int, before: int | None = None) -> list[Job]:
+    def page(self, owner: str, *, kind: str, limit: int, before: int | None = None) -> list[Job]:
         """Returns an owner's jobs, newest first."""
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE owner=? AND kind=? AND seq<? ORDER BY seq DESC LIMIT ?",
@@ -198,6 +198,11 @@ class Store:
         ).fetchone()[0]
         return int(ahead) + 1
 
+    def has_queued(self, model: str) -> bool:
+        """Tells whether a job of a model waits for its worker."""
+        found = self._db.execute("SELECT 1 FROM jobs WHERE state='queued' AND model=? LIMIT 1", (model,))
+        return found.fetchone() is not None
+
     def open_jobs(self, owner: str) -> int:
         """Returns how many jobs of an owner wait or run."""
         found = self._db.execute(
@@ -208,7 +213,8 @@ class Store:
     def stored_bytes(self, owner: str) -> int:
         """Returns the bytes of an owner's inputs."""
         found = self._db.execute(
-            "SELECT COALESCE(SUM(bytes), 0) FROM inputs JOIN jobs ON jobs.id=inputs.job WHERE owner=?", (owner,)
+            "SELECT COALESCE(SUM(bytes), 0) FROM inputs JOIN jobs ON jobs.id=inputs.job WHERE owner=?",
+            (owner,),
         )
         return int(found.fetchone()[0])
 
@@ -243,7 +249,7 @@ class Store:
         ).fetchall()
         return [self._job(row) for row in rows]
 
-    # -- changing -------------------------------------------------------------------------------------------
+    # -- changing --------------------
 
     def create(
         self,
@@ -269,8 +275,8 @@ class Store:
                 if row is not None:
                     return self._job(row)
             db.execute(
-                "INSERT INTO jobs (id, kind, model, owner, state, name, options, slots, created_s, expires_s, "
-                "key, request) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO jobs (id, kind, model, owner, state, name, options, slots, created_s, "
+                "expires_s, key, request) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(job_id, kind, model, owner, state, name, json.dumps(options)),
                     json.dumps([[slot.slot, slot.name, slot.suffix] for slot in slots]),
@@ -288,9 +294,7 @@ class Store:
             there = db.execute("SELECT slot FROM inputs WHERE job=?", (job_id,)).fetchall()
             if row is None or row["state"] != "waiting" or slot in {found[0] for found in there}:
                 return None
-            db.execute(
-                "INSERT INTO inputs VALUES (?,?,?,?)", (job_id, slot, received.bytes, received.sha256)
-            )
+            db.execute("INSERT INTO inputs VALUES (?,?,?,?)", (job_id, slot, received.bytes, received.sha256))
             if len(there) + 1 == len(json.loads(row["slots"])):
                 db.execute("UPDATE jobs SET state='queued' WHERE id=?", (job_id,))
             return self._existing(job_id)
@@ -323,7 +327,7 @@ class Store:
     def finish(
         self, job_id: str, worker: str, state: str, *, ttl_s: float, error: dict[str, Any] | None = None
     ) -> bool:
-        """Ends a job of a worker; False if it is no longer this worker's, whose result then does not count."""
+        """Ends a job of a worker; False if it is no longer this worker's: its result does not count then."""
         now_s = time.time()
         with self._writing() as db:
             changed = db.execute(
@@ -337,7 +341,8 @@ class Store:
         """Gives back what a sound worker holds that must end; the try does not count."""
         with self._writing() as db:
             db.execute(
-                "UPDATE jobs SET state='queued', worker=NULL, tries=tries-1 WHERE worker=? AND state='running'",
+                "UPDATE jobs SET state='queued', worker=NULL, tries=tries-1 "
+                "WHERE worker=? AND state='running'",
                 (worker,),
             )
 
@@ -409,5 +414,5 @@ def _refused(path: Path, what: str) -> DataError:
     return DataError(
         f"The job store {path} {what}.",
         code="E-SERVE-STORE",
-        hint="Restore it from a backup, or start with another --data-dir; finished results lie in its jobs folder.",
+        hint="Restore it from a backup, or start with another --data-dir; results lie in its jobs folder.",
     )

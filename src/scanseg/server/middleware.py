@@ -25,8 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 SECURITY_HEADERS = [
     (b"content-security-policy", POLICY.encode()),
@@ -88,7 +88,9 @@ class Guard:
         except Exception as error:
             # The text of an exception may hold what stands in a file: it is neither told nor logged.
             if not isinstance(error, Refusal | TimeoutError | ConnectionError):
-                logger.error("unexpected %s at %s", type(error).__name__, _place(error))
+                logger.error("unexpected %s at %s", type(error).__name__, place_of(error))
+            if answer.complete:
+                return
             if answer.started:
                 raise Dropped from None
             await refuse(answer, error if isinstance(error, Refusal) else _internal())
@@ -145,9 +147,13 @@ class Guard:
         self.rate.check(owner)
         return owner
 
-    def _body(self, scope: MutableMapping[str, Any], headers: dict[str, list[str]], receive: Receive) -> _Body:
+    def _body(
+        self, scope: MutableMapping[str, Any], headers: dict[str, list[str]], receive: Receive
+    ) -> _Body:
         """Returns a receive that counts bytes and seconds."""
-        upload = scope["method"] == "PUT" and ("/inputs/" in scope["path"] or scope["path"].endswith("/predictions"))
+        upload = scope["method"] == "PUT" and (
+            "/inputs/" in scope["path"] or scope["path"].endswith("/predictions")
+        )
         most = self.limits.upload_bytes if upload else self.limits.json_bytes
         lengths = headers.get("content-length", [])
         if len(set(lengths)) > 1 or ("transfer-encoding" in headers and lengths):
@@ -172,7 +178,7 @@ class Guard:
 
 
 class _Body:
-    """Counts the bytes of a body and watches that they come; many tiny chunks are only as slow as they are."""
+    """Counts the bytes of a body and watches that they come."""
 
     def __init__(self, receive: Receive, most: int, limits: Any, disk: Any) -> None:
         self._receive, self._most, self._limits, self._disk = receive, most, limits, disk
@@ -211,7 +217,7 @@ class _Answer:
 
     def __init__(self, send: Send, limit_s: float) -> None:
         self._send, self._limit_s = send, limit_s
-        self.started = False
+        self.started = self.complete = False
         self.body: _Body | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -227,6 +233,8 @@ class _Answer:
                 *((name, value) for name, value in SECURITY_HEADERS if name not in present),
             ]
         await asyncio.wait_for(self._send(message), self._limit_s)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
 
 
 async def refuse(send: Send, refusal: Refusal) -> None:
@@ -243,11 +251,11 @@ async def refuse(send: Send, refusal: Refusal) -> None:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str] | None:
-    """Returns the names under which the server answers; None for any, where a token protects an open address."""
+    """Returns the names under which the server answers; None for any, where a token protects it."""
     names = {name.lower() for name in settings.names}
     if is_local(settings.host):
         return frozenset({"127.0.0.1", "localhost", "[::1]", *names})
-    if settings.host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+    if settings.host in ("0.0.0.0", "::"):
         return frozenset({"127.0.0.1", "localhost", "[::1]", *names}) if names else None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return frozenset({host.lower(), *names})
@@ -287,7 +295,7 @@ class Dropped(Exception):
     """An answer that had begun could not be finished; the connection is closed."""
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Returns file and line of our innermost frame."""
     place, trace = "?", error.__traceback__
     while trace is not None:
@@ -299,7 +307,10 @@ def _place(error: BaseException) -> str:
 
 def _internal() -> Refusal:
     return Refusal(
-        500, "The server met an unexpected fault.", code="E-INTERNAL", hint="Tell the operator when it happened."
+        500,
+        "The server met an unexpected fault.",
+        code="E-INTERNAL",
+        hint="Tell the operator when it happened.",
     )
 
 

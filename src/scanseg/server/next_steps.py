@@ -15,16 +15,17 @@ from scanseg.optional import require
 from scanseg.server.conditions import Condition, parse_condition
 
 CASE_FACTS = (
-    "case.spatial_dims", "case.empty", "case.labels_found", "case.labels_missing", "case.total_ml", "case.notes",
-    "case.spacing_known", "case.largest_spacing_mm", "case.smallest_spacing_mm", "case.spacing_ratio",
-    "case.outside_spacing", "case.uncertainty", "case.components",
+    "case.spatial_dims", "case.empty", "case.labels_found", "case.labels_missing", "case.total_ml",
+    "case.notes", "case.spacing_known", "case.largest_spacing_mm", "case.smallest_spacing_mm",
+    "case.spacing_ratio", "case.outside_spacing", "case.uncertainty", "case.components",
 )  # fmt: skip
 LABEL_FACTS = (
     "label.name", "label.value", "label.present", "label.voxels", "label.volume_ml", "label.area_mm2",
-    "label.components", "label.largest_share", "label.mean_component_ml", "label.touches_border", "label.left_share",
-    "label.score", "label.uncertainty", "label.training_known", "label.training_cases", "label.training_low",
-    "label.training_high", "label.training_median", "label.size", "label.below_training", "label.above_training",
-    "label.percentile", "label.in_every_training_case", "label.validation_dice",
+    "label.components", "label.largest_share", "label.mean_component_ml", "label.touches_border",
+    "label.left_share", "label.score", "label.uncertainty", "label.training_known", "label.training_cases",
+    "label.training_low", "label.training_high", "label.training_median", "label.size",
+    "label.below_training", "label.above_training", "label.percentile", "label.in_every_training_case",
+    "label.validation_dice",
 )  # fmt: skip
 KINDS = ("insight", "next_step")
 INFORMATION = ("disease_label", "aetiology", "follow_up")
@@ -141,10 +142,14 @@ def _rule(found: Any, name: str) -> Rule:
     accepted = {"code", "kind", "for", "labels", "when", "text", "reason", "source", "priority", "review"}
     if not isinstance(found, dict) or set(found) - accepted:
         raise _refused(name, f"a rule has other keys than {', '.join(sorted(accepted))}")
-    missing = [key for key in ("code", "when", "text", "reason", "source") if not isinstance(found.get(key), str)]
+    missing = [
+        key for key in ("code", "when", "text", "reason", "source") if not isinstance(found.get(key), str)
+    ]
     kind, scope = found.get("kind", "next_step"), found.get("for", "case")
     if missing or kind not in KINDS or scope not in ("case", "label"):
-        raise _refused(name, f"rule {found.get('code')!r} lacks {', '.join(missing) or 'a known kind or scope'}")
+        raise _refused(
+            name, f"rule {found.get('code')!r} lacks {', '.join(missing) or 'a known kind or scope'}"
+        )
     known = (*CASE_FACTS, *(LABEL_FACTS if scope == "label" else ()))
     holes = {match[1] for match in _HOLE.finditer(found["text"])} - set(known)
     if holes:
@@ -190,8 +195,8 @@ def apply_tables(
         labels: For each label `LABEL_FACTS`, and `place` in mm or None.
 
     Returns:
-        For each rule that holds `kind`, `code`, `text`, `reason`, `source`, `priority`, `review`, `label` (value
-        or None), `because` (facts that the condition asked for) and `where_mm`.
+        For each rule that holds `kind`, `code`, `text`, `reason`, `source`, `priority`, `review`, `label`
+        (value or None), `because` (facts that the condition asked for) and `where_mm`.
     """
     found = []
     for table in tables:

@@ -35,7 +35,8 @@ from scanseg.server.uploads import ending_of, read_name, safe_name, store_body
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the end of the job.")]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 Name = Annotated[
-    str | None, Header(alias="X-Scanseg-Name", max_length=3000, description="File name, percent-encoded UTF-8.")
+    str | None,
+    Header(alias="X-Scanseg-Name", max_length=3000, description="File name, percent-encoded UTF-8."),
 ]
 _BODY = {
     "requestBody": {
@@ -109,7 +110,13 @@ def _add_creation(routes: APIRouter, service: Service) -> None:
             model = service.model(order.model)
             slots.append(_slot("mask", order.mask.name))
         job = await service.create(
-            kind="evaluation", model=model, owner=who, options=options, slots=slots, key=key, request=fingerprint
+            kind="evaluation",
+            model=model,
+            owner=who,
+            options=options,
+            slots=slots,
+            key=key,
+            request=fingerprint,
         )
         return await _created(service, job, response)
 
@@ -249,7 +256,7 @@ def _add_list(routes: APIRouter, service: Service) -> None:
         before: Annotated[int | None, Query(ge=0, le=1 << 60)] = None,
     ) -> dict[str, Any]:
         """Lists own predictions, newest first."""
-        jobs = await service.store("list", owner(request), kind="prediction", limit=limit + 1, before=before)
+        jobs = await service.store("page", owner(request), kind="prediction", limit=limit + 1, before=before)
         shown = [await service.show(job) for job in jobs[:limit]]
         return {"predictions": shown, "next": jobs[limit - 1].seq if len(jobs) > limit else None}
 
@@ -275,7 +282,7 @@ async def _events(service: Service, job_id: str, who: str) -> AsyncIterator[str]
         while True:
             job: Job | None = await service.store("get", job_id, who)
             if job is None:
-                yield 'event: gone\ndata: {}\n\n'
+                yield "event: gone\ndata: {}\n\n"
                 return
             text = json.dumps(await service.show(job))
             if text != last or time.monotonic() - told_s > 10:
@@ -290,7 +297,7 @@ async def _events(service: Service, job_id: str, who: str) -> AsyncIterator[str]
         service.streams[who] -= 1
 
 
-# -- orders ------------------------------------------------------------------------------------------------------
+# -- orders --------------------
 
 
 def _fingerprint(order: dict[str, Any]) -> str:
@@ -325,7 +332,7 @@ def _check_count(model: ServedModel, count: int, ending: str) -> None:
     if count == 0 or (count != len(model.channels) and count != 1):
         raise Refusal(
             422,
-            f"The model reads {len(model.channels)} channels ({', '.join(model.channels)}), got {count} files.",
+            f"The model reads {len(model.channels)} channels ({', '.join(model.channels)}), got {count}.",
             code="E-SERVE-CHANNELS",
             hint="Give one entry of inputs per channel in that order, or one zip archive.",
         )
@@ -375,6 +382,8 @@ def _spacing(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise Refusal(
-            422, "spacing must be two or three numbers joined by commas.", code="E-SPACING-FORM", hint="3,0.8,0.8"
+            422,
+            "spacing must be two or three numbers joined by commas.",
+            code="E-SPACING-FORM",
+            hint="3,0.8,0.8",
         ) from None
-

@@ -1,7 +1,8 @@
 """Uploads are parsed in a process of their own, once per case, under limits and without network.
 
-`python -m scanseg.server.reading` reads one JSON line, parses, writes one raw array and one JSON file, answers
-with one JSON line and ends. The parent starts the next one beforehand, so that nobody waits for its imports.
+`python -m scanseg.server.reading` reads one JSON line, parses, writes one raw array and one JSON file,
+answers with one JSON line and ends. The parent starts the next one beforehand, so that nobody waits for its
+imports.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _answer(process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
     return found
 
 
-# -- the process ---------------------------------------------------------------------------------------------
+# -- the process --------------------
 
 
 def confine() -> list[str]:
@@ -165,8 +166,8 @@ def _parse(orders: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Reads orders, parses, answers."""
     # Imported before the limits, which may not allow to.
-    import numpy  # noqa: F401
     import nibabel  # noqa: F401
+    import numpy  # noqa: F401
 
     import scanseg.data.image
     import scanseg.server.archives  # noqa: F401

@@ -16,7 +16,7 @@ _POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none
 def write_case_report(document: dict[str, Any], folder: Path) -> Path:
     """Writes report.html from the result document and preview.png of the same folder.
 
-    It names the prediction by its id only. Every text is escaped; the page forbids itself scripts and requests.
+    It names the prediction by its id only. Every text is escaped; scripts and requests are forbidden.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

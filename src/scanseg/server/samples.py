@@ -24,7 +24,7 @@ class Sample:
 
 
 def samples_for(model: ServedModel) -> list[Sample]:
-    """Returns the unseen demonstration images with the dimensions and channels of a model; empty if none fit."""
+    """Returns the demonstration images with the dimensions and channels of a model; maybe none."""
     folder = Path(str(files("scanseg") / "demo_data" / _FOLDERS[model.spatial_dims]))
     try:
         facts = read_json(folder / "dataset.json")

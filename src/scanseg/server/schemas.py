@@ -20,10 +20,10 @@ class Options(Closed):
     """The words of `scanseg predict`."""
 
     tta: bool = False
-    step_size: float = Field(0.5, ge=0.1, le=1.0)
+    step_size: Annotated[float, Field(ge=0.1, le=1.0)] = 0.5
     probabilities: bool = False
     uncertainty: bool = True
-    nan_fill: float | None = Field(None, ge=-1e30, le=1e30)
+    nan_fill: Annotated[float | None, Field(ge=-1e30, le=1e30)] = None
     spacing: Spacing | None = None
 
 
@@ -39,7 +39,7 @@ class NewPrediction(Closed):
     model: Text | None = None
     inputs: list[InputName] = Field(default_factory=list, max_length=64)
     sample: Text | None = None
-    options: Options = Field(default_factory=lambda: Options())
+    options: Options = Options()
 
 
 class NewEvaluation(Closed):

@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ class Service:
         self.tools = Tools()
         self.news = News()
         self.broken: Line | None = None
-        self.stop = lambda: None
+        self.stop: Callable[[], None] = _nothing
         self._database = ThreadPoolExecutor(1, "store")
         self.disk = ThreadPoolExecutor(8, "disk")
         self.supervisor = Supervisor(settings, self.news, self.store, self._on_broken)
@@ -60,7 +60,7 @@ class Service:
         self._uploading: set[tuple[str, str]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
-    # -- life --------------------------------------------------------------------------------------------------
+    # -- life --------------------
 
     async def start(self) -> None:
         """Starts the workers and the sweeper."""
@@ -99,7 +99,7 @@ class Service:
                 logger.info("job %s erased, its time is over", job_id)
             await asyncio.sleep(_SWEEP_S)
 
-    # -- the store ---------------------------------------------------------------------------------------------
+    # -- the store --------------------
 
     async def store(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Calls a method of the job store in its thread."""
@@ -134,7 +134,10 @@ class Service:
             )
         if name not in self.models:
             raise Refusal(
-                404, "This model is not served.", code="E-SERVE-MODEL", hint=f"One of: {', '.join(self.models)}."
+                404,
+                "This model is not served.",
+                code="E-SERVE-MODEL",
+                hint=f"One of: {', '.join(self.models)}.",
             )
         return self.models[name]
 
@@ -162,7 +165,7 @@ class Service:
                 headers={"Retry-After": "60"},
             )
 
-    # -- jobs --------------------------------------------------------------------------------------------------
+    # -- jobs --------------------
 
     async def create(
         self,
@@ -358,7 +361,7 @@ def reviews_csv(jobs: list[Job]) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors() -> Any:
+def disk_errors() -> Iterator[None]:
     """Turns what the disk says into refusals."""
     try:
         yield
@@ -388,6 +391,10 @@ def result_folder(service: Service, job: Job) -> Path:
             hint="See its state with GET.",
         )
     return service.settings.folder(job.id) / "result"
+
+
+def _nothing() -> None:
+    """Until the server sets what stops it."""
 
 
 def _taken() -> Refusal:

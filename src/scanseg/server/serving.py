@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +12,6 @@ from scanseg.errors import ModelError, UsageError
 from scanseg.server.app import make_app
 from scanseg.server.protocol import make_protocol
 from scanseg.server.settings import Settings, lock_data, prepare_folder
-
-logger = logging.getLogger("scanseg.server")
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Address:
     @property
     def url(self) -> str:
         """URL for a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 (shown only)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 
@@ -57,8 +53,6 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
         DataError: The store is damaged, or another server has the folder.
         UsageError: The folder or the address cannot be used.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("scanseg").setLevel(logging.INFO)
     raise_file_limit()
     prepare_folder(settings.data)
     lock = lock_data(settings.data)

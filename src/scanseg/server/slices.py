@@ -24,14 +24,15 @@ _TIME_OUT_FACES = 20_000_000
 def turned(array: Array, geometry: Geometry) -> Array:
     """Returns a view of (channel, z, y, x) whose axes grow down, to the back and to the left; no copy.
 
-    So axial and coronal slices show the patient's right on the left side. Without an affine nothing is turned.
+    So axial and coronal slices show the patient's right on the left. Without an affine nothing is turned.
     """
     if geometry.affine is None or geometry.spatial_dims != 3:
         return array
     flips, order = _turn(geometry)
     lead = array.ndim - 3
-    flipped = np.flip(array, [lead + axis for axis in flips])
-    return flipped.transpose(*range(lead), *(lead + axis for axis in order))
+    flipped = np.flip(array, tuple(lead + axis for axis in flips))
+    shown: Array = flipped.transpose(*range(lead), *(lead + axis for axis in order))
+    return shown
 
 
 def _turn(geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -52,7 +53,7 @@ def _turn(geometry: Geometry) -> tuple[list[int], list[int]]:
 
 
 def view_affine(geometry: Geometry) -> Array | None:
-    """Returns the matrix from (sagittal, coronal, axial, 1) slice indices to mm in RAS+; None without positions."""
+    """Returns the matrix from (sagittal, coronal, axial, 1) indices to mm in RAS+; None without positions."""
     if geometry.affine is None or geometry.spatial_dims != 3:
         return None
     flips, order = _turn(geometry)
@@ -208,7 +209,9 @@ def surface(folder: Path, value: int, kind: str, colour: str) -> bytes:
         raise UsageError("A 2D image has no surface.", code="E-SERVE-MESH", hint="Use the slice instead.")
     box = (find_objects((arrays["mask"] == value).astype(np.uint8)) or [None])[0]
     if box is None:
-        raise UsageError("This label is not in the mask.", code="E-SERVE-MESH", hint="See labels in the result.")
+        raise UsageError(
+            "This label is not in the mask.", code="E-SERVE-MESH", hint="See labels in the result."
+        )
     step = max(1, math.ceil((math.prod(s.stop - s.start for s in box) / _TIME_OUT_FACES) ** (1 / 3)))
     part = (arrays["mask"][box] == value)[::step, ::step, ::step]
     points, faces, _, _ = marching_cubes(np.pad(part, 1).astype(np.float32), 0.5)
@@ -218,14 +221,14 @@ def surface(folder: Path, value: int, kind: str, colour: str) -> bytes:
         affine = np.diag([*[float(s) for s in geometry.spacing[::-1]], 1.0])
     places = np.c_[index[:, ::-1], np.ones(len(index))] @ affine.T
     vertices = places[:, :3].astype("<f4")
-    # marching_cubes turns faces outward for (z, y, x); reversing the axes mirrors, as does a negative determinant.
+    # marching_cubes turns faces outward for (z, y, x); reversing the axes mirrors, so does the affine.
     if np.linalg.det(affine[:3, :3]) > 0:
         faces = faces[:, ::-1]
     return _glb(vertices, faces, colour) if kind == "glb" else _stl(vertices, faces)
 
 
 def _stl(vertices: Array, faces: Array) -> bytes:
-    """Source: the binary STL layout: 80 bytes, count, then normal, three corners and a short for each face."""
+    """Source: the binary STL layout: 80 bytes, a count; for each face normal, corners and a short."""
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
@@ -247,10 +250,19 @@ def _glb(vertices: Array, faces: Array, colour: str) -> bytes:
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
-        "materials": [{"pbrMetallicRoughness": {"baseColorFactor": [*rgb(colour).tolist(), 1], "metallicFactor": 0}}],
+        "materials": [
+            {"pbrMetallicRoughness": {"baseColorFactor": [*rgb(colour).tolist(), 1], "metallicFactor": 0}}
+        ],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "material": 0}]}],
         "accessors": [
-            {"bufferView": 0, "componentType": 5126, "count": len(vertices), "type": "VEC3", "min": low, "max": high},
+            {
+                "bufferView": 0,
+                "componentType": 5126,
+                "count": len(vertices),
+                "type": "VEC3",
+                "min": low,
+                "max": high,
+            },
             {"bufferView": 1, "componentType": 5125, "count": faces.size, "type": "SCALAR"},
         ],
         "bufferViews": [
@@ -262,7 +274,9 @@ def _glb(vertices: Array, faces: Array, colour: str) -> bytes:
     text = json.dumps(scene).encode()
     text += b" " * (-len(text) % 4)
     body = place + index
-    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(body), 0x004E4942) + body
+    chunks = (
+        struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(body), 0x004E4942) + body
+    )
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
 
 

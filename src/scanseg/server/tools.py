@@ -20,7 +20,7 @@ _TASKS = 500
 
 
 class Tools:
-    """A process that is started when first needed, replaced when it dies, and killed when it takes too long."""
+    """A process that is started when needed, replaced when it dies, and killed when it takes too long."""
 
     def __init__(self, limit_s: float = 60.0) -> None:
         self._limit_s = limit_s
@@ -36,7 +36,10 @@ class Tools:
         async with self._turn:
             loop = asyncio.get_running_loop()
             pool = self._pool = self._pool or ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet, max_tasks_per_child=_TASKS
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_quiet,
+                max_tasks_per_child=_TASKS,
             )
             try:
                 return await asyncio.wait_for(loop.run_in_executor(pool, work, *arguments), self._limit_s)
@@ -74,9 +77,7 @@ def _quiet() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def make_slice(
-    folder: str, axis: str, index: int, options: dict[str, Any]
-) -> bytes:
+def make_slice(folder: str, axis: str, index: int, options: dict[str, Any]) -> bytes:
     """Returns a slice; see `slices.slice_png`."""
     from scanseg.server.slices import slice_png
 

@@ -21,8 +21,6 @@ _BUFFER = 1 << 20
 _LONGEST_NAME = 200
 
 
-
-
 async def store_body(chunks: AsyncIterator[bytes], target: Path, pool: ThreadPoolExecutor) -> Received:
     """Writes a body to `target`; when this returns, the bytes survive a power cut.
 
@@ -47,7 +45,10 @@ async def store_body(chunks: AsyncIterator[bytes], target: Path, pool: ThreadPoo
                 buffer.clear()
         if count == 0:
             raise Refusal(
-                422, "The body is empty.", code="E-SERVE-EMPTY", hint="Send the bytes of the file as the body."
+                422,
+                "The body is empty.",
+                code="E-SERVE-EMPTY",
+                hint="Send the bytes of the file as the body.",
             )
         await loop.run_in_executor(pool, _write, handle, bytes(buffer), digest)
         await loop.run_in_executor(pool, _seal, handle, part, target)

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from scanseg.errors import Error
 from scanseg.files import sync_folder, write_json
-from scanseg.pipeline.serving import ServeOptions, load_model, read_view, serve_image
+from scanseg.pipeline.serving import ServeOptions, blank_image, load_model, read_view, serve_image
 from scanseg.progress import Eta, Progress
 from scanseg.server.jobs import Job, Store
 from scanseg.server.limits import Limits
@@ -70,9 +71,7 @@ class Worker:
         self._lock = hold_lock(self.data / "workers" / f"{self.model_id}.lock", wait=True)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
-        self.store.recover(
-            self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s
-        )
+        self.store.recover(self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.reader.prepare()
         try:
@@ -81,6 +80,8 @@ class Worker:
         except Error as error:
             self.tell(event="broken", code=error.code, message=error.message, hint=error.hint)
             return
+        if not self.store.has_queued(self.model_id):
+            self._warm_up(model)
         self.tell(event="ready", device=str(model.device))
         while True:
             self.awake.clear()
@@ -91,9 +92,9 @@ class Worker:
             self._job, self._lost = job, threading.Event()
             self.tell(event="started", id=job.id)
             try:
-                state, error = self._do(job, model, facts)
+                state, trouble = self._do(job, model, facts)
                 # A job that is no longer ours was cancelled or erased: then nothing of it may stay.
-                if not self.store.finish(job.id, self.name, state, ttl_s=self.limits.ttl_s, error=error):
+                if not self.store.finish(job.id, self.name, state, ttl_s=self.limits.ttl_s, error=trouble):
                     self._forget(job)
             finally:
                 self._job = None
@@ -107,7 +108,13 @@ class Worker:
             sys.stdout.write(json.dumps(news) + "\n")
             sys.stdout.flush()
 
-    # -- one job -------------------------------------------------------------------------------------------
+    def _warm_up(self, model: Any) -> None:
+        """Predicts an empty image of one patch, so that the first person does not wait for imports."""
+        image = blank_image(model)
+        with tempfile.TemporaryDirectory(dir=self.data / "scratch") as folder:
+            serve_image(model, image, Path(folder), input_name="warm.nii.gz", options=ServeOptions())
+
+    # -- one job --------------------
 
     def _do(self, job: Job, model: Any, facts: ServedModel) -> tuple[str, dict[str, Any] | None]:
         """Returns the state that a job ends in, and the problem if it failed."""
@@ -119,7 +126,9 @@ class Worker:
             return "cancelled", None
         except Error as error:
             logger.info("job %s failed: %s", job.id, error.code)
-            return "failed", problem(422, error.code, self._clean(error.message, job), self._clean(error.hint, job))
+            return "failed", problem(
+                422, error.code, self._clean(error.message, job), self._clean(error.hint, job)
+            )
         except MemoryError:
             hint = "Crop or downsample the image, or use a machine with more memory."
             return "failed", problem(422, "E-PREDICT-MEMORY", "Not enough memory for this image.", hint)
@@ -166,7 +175,7 @@ class Worker:
         write_json(result / "result.json", document)
 
     def _read(self, job: Job, options: ServeOptions) -> tuple[Image, str]:
-        """Returns the image of a job, parsed by the reading process, and a name that ends like the first file."""
+        """Returns the image of a job from the reading process, and a name that ends like the first file."""
         out = self.scratch / "read"
         out.mkdir(mode=0o700)
         paths = [self._folder(job) / "inputs" / slot.file for slot in job.slots]
@@ -183,7 +192,7 @@ class Worker:
 
         evaluate_job(job, facts, self._folder, self.scratch, result, self._report)
 
-    # -- signs of life -------------------------------------------------------------------------------------
+    # -- signs of life --------------------
 
     def _report(self, progress: Progress) -> None:
         if self._lost.is_set() or self._job is None:
@@ -221,7 +230,7 @@ class Worker:
         Store(self.data / "jobs.sqlite3").release(self.name)
         os._exit(0)
 
-    # -- small things --------------------------------------------------------------------------------------
+    # -- small things --------------------
 
     def _folder(self, job: Job) -> Path:
         return self.data / "jobs" / job.id
