@@ -222,7 +222,7 @@ def surface(folder: Path, value: int, kind: str, colour: str) -> bytes:
     places = np.c_[index[:, ::-1], np.ones(len(index))] @ affine.T
     vertices = places[:, :3].astype("<f4")
     # marching_cubes turns faces outward for (z, y, x); reversing the axes mirrors, so does the affine.
-    if np.linalg.det(affine[:3, :3]) > 0:
+    if np.linalg.det(affine[:3, :3]) < 0:
         faces = faces[:, ::-1]
     return _glb(vertices, faces, colour) if kind == "glb" else _stl(vertices, faces)
 
