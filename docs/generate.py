@@ -21,6 +21,7 @@ VERBS = (
     ["predict"],
     ["evaluate"],
     ["report"],
+    ["serve"],
     ["networks", "list"],
     ["networks", "show"],
     ["bench", "scan"],

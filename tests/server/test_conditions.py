@@ -54,7 +54,9 @@ def test_unknown_facts_never_make_a_rule_hold_by_themselves(kind) -> None:
         assert negated.holds(facts) is (expected is False)
 
 
-@pytest.mark.parametrize("text", ["n.x > 2", "not n.x > 2", "n.x == n.x", 'n.s == "x"', "n.x != 3", "n.s", "n.x"])
+@pytest.mark.parametrize(
+    "text", ["n.x > 2", "not n.x > 2", "n.x == n.x", 'n.s == "x"', "n.x != 3", "n.s", "n.x"]
+)
 def test_nothing_follows_from_nothing(text) -> None:
     assert not parse_condition(text, KNOWN).holds({})
 
@@ -77,7 +79,7 @@ def test_what_is_refused(text) -> None:
     assert caught.value.code == "E-RULES-CONDITION"
 
 
-@given(st.text(alphabet="abn.xs()<>=!\" andortu0123-", max_size=60))
+@given(st.text(alphabet='abn.xs()<>=!" andortu0123-', max_size=60))
 def test_any_text_is_a_condition_or_a_clear_refusal(text) -> None:
     try:
         condition = parse_condition(text, KNOWN)

@@ -21,7 +21,8 @@ def store(tmp_path: Path) -> Store:
 def make(store: Store, *, owner: str = "me", model: str = "m", queued: bool = True, **more):
     received = {"0": Received(3, "ab")} if queued else {}
     return store.create(
-        job_id=new_id("prediction"), kind="prediction", model=model, owner=owner, name="a", options={"tta": True},
+        job_id=new_id("prediction"), kind="prediction", model=model, owner=owner, name="a",
+        options={"tta": True},
         slots=[SLOT], expires_s=time.time() + 60, received=received, **more,
     )  # fmt: skip
 

@@ -67,11 +67,14 @@ def test_a_rule_tells_why() -> None:
 def test_rules_can_be_limited_to_labels_and_are_sorted() -> None:
     text = (
         "rules:\n"
-        " - {code: N-B, for: label, labels: [Liver], when: label.present, text: b, reason: r, source: s, priority: 2}\n"
+        " - {code: N-B, for: label, labels: [Liver], when: label.present, text: b, reason: r, source: s,"
+        " priority: 2}\n"
         " - {code: N-A, when: case.empty, text: a, reason: r, source: s, priority: 1}\n"
     )
     facts = {"label.present": True}
-    found = apply_tables([parse_table(text, "t")], case(**{"case.empty": True}), [label(**facts), label("x", **facts)])
+    found = apply_tables(
+        [parse_table(text, "t")], case(**{"case.empty": True}), [label(**facts), label("x", **facts)]
+    )
     assert [entry["code"] for entry in found] == ["N-A", "N-B"]
 
 
@@ -88,7 +91,8 @@ def test_information_on_labels_needs_a_reference() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[1, 2]", "a: b", "rules: 3", "rules: [3]", "rules: [{code: N-X}]", "!!python/object/apply:os.system [ls]",
+        "[1, 2]", "a: b", "rules: 3", "rules: [3]", "rules: [{code: N-X}]",
+        "!!python/object/apply:os.system [ls]",
         "a: &x [1]\nrules: *x", "{", "rules: [{code: 1, when: x}]", "applies_to: liver",
         "rules: [{code: N-X, when: nonsense, text: t, reason: r, source: s}]",
         "rules: [{code: N-X, when: case.empty, text: '{case.__class__}', reason: r, source: s, kind: x}]",

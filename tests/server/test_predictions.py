@@ -4,7 +4,6 @@ import io
 import json
 import struct
 import zipfile
-from pathlib import Path
 
 import httpx
 import nibabel
@@ -166,7 +165,7 @@ def test_events_end_with_the_final_state(api, done) -> None:
 
 def test_progress_comes_as_events(server, image_3d) -> None:
     with server.client() as api:
-        job = put(api, image_3d.read_bytes(), query="step_size=0.2&tta=true").json()
+        job = put(api, image_3d.read_bytes(), query="step_size=0.25").json()
         with api.stream("GET", f"/api/v1/predictions/{job['id']}/events") as stream:
             lines = [line[6:] for line in stream.iter_lines() if line.startswith("data: ")]
     found = [json.loads(line) for line in lines]
@@ -182,6 +181,7 @@ def test_progress_comes_as_events(server, image_3d) -> None:
         (b"PK\3\4" + bytes(60), "a.zip", "E-ARCHIVE-DAMAGED"),
         (b"\x89PNG\r\n\x1a\n" + bytes(90), "a.png", None),
     ],
+    ids=["text", "zip", "png"],
 )
 def test_damaged_files_fail_with_the_words_of_the_command_line(api, server, content, name, code) -> None:
     job = put(api, content, name).json()
@@ -194,7 +194,7 @@ def test_damaged_files_fail_with_the_words_of_the_command_line(api, server, cont
 def test_a_truncated_image_never_becomes_a_result(api, image_3d) -> None:
     job = put(api, image_3d.read_bytes()[:-100]).json()
     assert job["state"] == "failed"
-    assert job["error"]["code"].startswith("E-NIFTI")
+    assert job["error"]["code"] == "E-FILE-TRUNCATED"
     assert api.get(job["links"]["self"] + "/mask").status_code == 409
 
 

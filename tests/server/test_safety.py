@@ -1,6 +1,7 @@
 """What comes from outside and must not get in: nonsense, strangers, slowness, secrets in logs."""
 
 import asyncio
+import contextlib
 import gzip
 import http.client
 import json
@@ -9,6 +10,7 @@ import random
 import re
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,17 +21,17 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 120)]
 OPEN = {("get", "/healthz"), ("get", "/readyz")}
 
 
-def exchange(port: int, content: bytes, *, wait_s: float = 3.0) -> bytes:
-    """Sends raw bytes and returns what comes back until the connection closes or nothing comes for a while."""
+def exchange(port: int, content: bytes, *, wait_s: float = 2.0) -> bytes:
+    """Sends raw bytes; returns what comes back until the connection closes or falls silent."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
-        try:
-            connection.sendall(content)
-            connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(65536):
-                answer += part
-        except (TimeoutError, ConnectionError):
-            pass
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection,
+        contextlib.suppress(TimeoutError, ConnectionError),
+    ):
+        connection.sendall(content)
+        while part := connection.recv(65536):
+            answer += part
+            connection.settimeout(0.2)
     return answer
 
 
@@ -38,7 +40,7 @@ def memory_kb(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1])
 
 
-# -- strangers ----------------------------------------------------------------------------------------------------
+# -- strangers ------------------------------
 
 
 def routes(api: httpx.Client) -> list[tuple[str, str]]:
@@ -50,13 +52,20 @@ def test_every_route_needs_the_token(server, api) -> None:
     found = routes(api)
     assert len(found) > 30
     before = sum(1 for _ in server.data.rglob("*"))
-    tokens = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": server.token}, {"Cookie": server.token}]
+    tokens = [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": server.token},
+        {"Cookie": server.token},
+    ]
     for method, path in found:
         if (method, path) in OPEN:
             continue
         url = re.sub(r"\{\w+\}", "x", path)
         for head in tokens:
-            answer = httpx.request(method, server.url + url, headers=head, content=b"x" * 1000, trust_env=False)
+            answer = httpx.request(
+                method, server.url + url, headers=head, content=b"x" * 1000, trust_env=False
+            )
             assert answer.status_code == 401, (method, path, head)
             assert answer.headers["content-type"] == "application/problem+json"
     assert httpx.get(f"{server.url}/openapi.json", trust_env=False).status_code == 401
@@ -125,7 +134,10 @@ def test_the_own_page_is_served_with_strict_headers(server, api) -> None:
         assert "server" not in answer.headers
     assert api.get("/docs").status_code == 404
     for path in ("/web/../app.py", "/web/%2e%2e/app.py", "/web/..%2fapp.py", "/web//etc/passwd", "/web/%00"):
-        assert exchange(server.port, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()).split()[1] == b"404"
+        assert (
+            exchange(server.port, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()).split()[1]
+            == b"404"
+        )
 
 
 def test_large_bodies_leave_nothing(server, api) -> None:
@@ -134,7 +146,11 @@ def test_large_bodies_leave_nothing(server, api) -> None:
     for length in (4 * (1 << 20) + 1, 1 << 40):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         connection.putrequest("PUT", "/api/v1/predictions")
-        for name, value in {**head, "Authorization": f"Bearer {server.token}", "Content-Length": str(length)}.items():
+        for name, value in {
+            **head,
+            "Authorization": f"Bearer {server.token}",
+            "Content-Length": str(length),
+        }.items():
             connection.putheader(name, value)
         connection.endheaders()
         assert connection.getresponse().status == 413
@@ -144,12 +160,13 @@ def test_large_bodies_leave_nothing(server, api) -> None:
         for _ in range(64):
             yield bytes(1 << 17)
 
-    try:
+    # The server may close while we still send.
+    with contextlib.suppress(httpx.TransportError):
         assert api.put("/api/v1/predictions", content=endless(), headers=head).status_code == 413
-    except httpx.TransportError:
-        pass  # The server closed while we still sent.
     assert {path: path.stat().st_size for path in (server.data / "jobs").rglob("*")} == before
-    answer = api.post("/api/v1/predictions", content=b" " * 70_000, headers={"Content-Type": "application/json"})
+    answer = api.post(
+        "/api/v1/predictions", content=b" " * 70_000, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 413
 
 
@@ -175,41 +192,44 @@ def test_an_owner_has_limits(tmp_path) -> None:
     assert caught.value.status == 429
 
 
-# -- nonsense -----------------------------------------------------------------------------------------------------
+# -- nonsense ------------------------------
 
 
 def nonsense(generator: random.Random, token: str) -> bytes:
     """Returns one malformed or odd request."""
-    head = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
-    job = "p_" + "0" * 32
+
+    def ask(line: str, head: str = "", body: bytes = b"") -> bytes:
+        known = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+        return f"{line} HTTP/1.1\r\n{known}{head}\r\n".encode() + body
+
+    jobs, job = "/api/v1/predictions", "p_" + "0" * 32
+    typed = "Content-Type: application/json\r\n"
     kinds = [
         generator.randbytes(generator.randint(1, 300)),
         b"GET\r\n\r\n",
-        f"GET / HTTP/9.9\r\n{head}\r\n".encode(),
-        f"GET /{'a' * 40000} HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /healthz HTTP/1.1\r\n{head}X: {'y' * 50000}\r\n\r\n".encode(),
-        f"PUT /api/v1/predictions HTTP/1.1\r\n{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".encode(),
-        f"PUT /api/v1/predictions HTTP/1.1\r\n{head}Content-Length: -1\r\n\r\n".encode(),
-        f"PUT /api/v1/predictions HTTP/1.1\r\n{head}Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef".encode(),
-        f"PUT /api/v1/predictions HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
-        f"POST /api/v1/predictions HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n".encode()
-        + generator.randbytes(9),
-        f"POST /api/v1/predictions HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 4000\r\n\r\n".encode()
-        + b"[" * 4000,
-        f"GET /api/v1/predictions/{job}%00 HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /api/v1/predictions?limit=9e99&before=x HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /api/v1/predictions?before=99999999999999999999 HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /api/v1/models/%ff%fe HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /%c0%ae%c0%ae/ HTTP/1.1\r\n{head}\r\n".encode(),
-        f"BREW /healthz HTTP/1.1\r\n{head}\r\n".encode(),
-        f"GET /healthz HTTP/1.1\r\n{head}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n".encode(),
-        f"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{generator.random()}".encode(),
-        f"PUT /api/v1/predictions?spacing=nan,1,1 HTTP/1.1\r\n{head}X-Scanseg-Name: %zz%00%ff\r\nContent-Length: 1\r\n\r\nx".encode(),
-        f"PUT /api/v1/predictions?nan_fill=inf HTTP/1.1\r\n{head}X-Scanseg-Name: a.png\r\nContent-Length: 1\r\n\r\nx".encode(),
-        f"GET /healthz HTTP/1.1\r\nHost: \x01\r\n\r\n".encode(),
-        f"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".encode(),
-        f"POST /api/v1/predictions HTTP/1.1\r\n{head}Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx".encode(),
-    ]  # fmt: skip
+        b"GET / HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: \x01\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ask(f"GET /{'a' * 40000}"),
+        ask("GET /healthz", f"X: {'y' * 50000}\r\n"),
+        ask(f"PUT {jobs}", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+        ask(f"PUT {jobs}", "Content-Length: -1\r\n"),
+        ask(f"PUT {jobs}", "Content-Length: 5\r\nContent-Length: 6\r\n", b"abcdef"),
+        ask(f"PUT {jobs}", "Transfer-Encoding: chunked\r\n", b"zz\r\n"),
+        ask(f"POST {jobs}", f"{typed}Content-Length: 9\r\n", generator.randbytes(9)),
+        ask(f"POST {jobs}", f"{typed}Content-Length: 4000\r\n", b"[" * 4000),
+        ask(f"GET {jobs}/{job}%00"),
+        ask(f"GET {jobs}?limit=9e99&before=x"),
+        ask(f"GET {jobs}?before=99999999999999999999"),
+        ask("GET /api/v1/models/%ff%fe"),
+        ask("GET /%c0%ae%c0%ae/"),
+        ask("BREW /healthz"),
+        ask("GET /healthz", "Upgrade: websocket\r\nConnection: Upgrade\r\n"),
+        ask(f"PUT {jobs}?spacing=nan,1,1", "X-Scanseg-Name: %zz%00%ff\r\nContent-Length: 1\r\n", b"x"),
+        ask(f"PUT {jobs}?nan_fill=inf", "X-Scanseg-Name: a.png\r\nContent-Length: 1\r\n", b"x"),
+        ask(f"POST {jobs}", "Content-Encoding: gzip\r\nContent-Length: 1\r\n", b"x"),
+    ]
     chosen = generator.choice(kinds)
     if generator.random() < 0.5:
         mutable = bytearray(chosen[:2000])
@@ -228,9 +248,10 @@ def test_nonsense_is_answered_and_forgotten(server, api) -> None:
     exchange(server.port, b"warm")
     before_kb = memory_kb(server.process.pid)
     statuses: dict[bytes, int] = {}
-    for number in range(count):
-        content = nonsense(generator, server.token)
-        answer = exchange(server.port, content)
+    requests = [nonsense(generator, server.token) for _ in range(count)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda content: exchange(server.port, content), requests))
+    for number, (content, answer) in enumerate(zip(requests, answers, strict=True)):
         for status in re.findall(rb"HTTP/1\.1 (\d{3})", answer):
             statuses[status] = statuses.get(status, 0) + 1
             assert not status.startswith(b"5"), (seed, number, content[:300], answer[-600:])
@@ -264,7 +285,7 @@ def test_mutated_uploads_fail_with_words(server, api, image_3d) -> None:
     assert server.workers() == workers
 
 
-# -- slowness -----------------------------------------------------------------------------------------------------
+# -- slowness ------------------------------
 
 
 async def _slow(port: int, content: bytes, limit_s: float) -> float:
@@ -347,7 +368,7 @@ def test_a_body_that_trickles_is_given_up() -> None:
     assert caught.value.status == 408
 
 
-# -- secrets ------------------------------------------------------------------------------------------------------
+# -- secrets ------------------------------
 
 
 def test_nothing_of_a_patient_reaches_logs_errors_or_reports(server, api, image_3d, tmp_path) -> None:
@@ -364,7 +385,9 @@ def test_nothing_of_a_patient_reaches_logs_errors_or_reports(server, api, image_
     for content in (good, good[:-50], b"MARKER^BODY" * 10):
         name = "MARKER%5ENAME%0a%3Cscript%3E.nii.gz"
         answer = api.put(
-            "/api/v1/predictions?wait=60&probabilities=true", content=content, headers={"X-Scanseg-Name": name}
+            "/api/v1/predictions?wait=60&probabilities=true",
+            content=content,
+            headers={"X-Scanseg-Name": name},
         )
         jobs.append(answer.json())
     assert [job["state"] for job in jobs] == ["done", "failed", "failed"]
@@ -372,7 +395,16 @@ def test_nothing_of_a_patient_reaches_logs_errors_or_reports(server, api, image_
     for job in jobs:
         assert "MARKER" not in json.dumps(job["error"])
     base = jobs[0]["links"]["self"]
-    for part in ("result", "report.html", "all.zip", "mask", "image", "uncertainty", "preview.png", "snippets"):
+    for part in (
+        "result",
+        "report.html",
+        "all.zip",
+        "mask",
+        "image",
+        "uncertainty",
+        "preview.png",
+        "snippets",
+    ):
         content = api.get(f"{base}/{part}").content
         assert b"MARKER" not in content, part
     assert b"MARKER" not in gzip.decompress(api.get(f"{base}/mask").content)

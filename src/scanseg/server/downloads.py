@@ -82,8 +82,9 @@ def _add_results(routes: APIRouter, service: Service) -> None:
 
 
 def base_url(request: Request) -> str:
-    """Returns the server's address as the client sees it."""
-    return f"{request.url.scheme}://{request.headers['host']}"
+    """Returns the server's address as the client sees it, also behind a proxy that does TLS."""
+    scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else request.url.scheme
+    return f"{scheme}://{request.headers['host']}"
 
 
 async def _document(service: Service, job: Job) -> dict[str, Any]:
