@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,6 +84,9 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
             server.should_exit = True
 
         service.stop = stop
+        # uvicorn raises the signal that ended it once more; a stop that was asked for is no failure.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: stop())
         try:
             server.run()
         except SystemExit as error:

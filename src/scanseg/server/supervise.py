@@ -19,6 +19,12 @@ from scanseg.server.settings import Settings
 
 logger = logging.getLogger("scanseg.server")
 
+CRASHED = problem(
+    422,
+    "E-SERVE-CRASHED",
+    "The worker process ended while it worked on this image, more than once.",
+    "The image may need more memory than the server has; crop or downsample it.",
+)
 TOO_LONG = problem(
     422,
     "E-SERVE-TIME",
@@ -128,9 +134,7 @@ class Supervisor:
             await self._run_once(line)
             if self._closing:
                 return
-            for job_id in line.jobs:
-                self.news.finished(job_id)
-            line.jobs.clear()
+            await self._recover(line)
             if line.error is not None and not line.was_ready:
                 line.state = "broken"
                 self._on_broken(line)
@@ -140,6 +144,14 @@ class Supervisor:
             pause_s = 0.1 if time.monotonic() - began_s > 10 else min(_LONGEST_WAIT_S, pause_s * 3)
             logger.warning("worker of %s ended; the next one starts in %.1f s", line.model, pause_s)
             await asyncio.sleep(pause_s)
+
+    async def _recover(self, line: Line) -> None:
+        """Queues again what a dead worker was at; the next worker does the same for a dead server."""
+        limits = self.settings.limits
+        await self._store("recover", line.model, tries=limits.tries, error=CRASHED, ttl_s=limits.ttl_s)
+        for job_id in line.jobs:
+            self.news.finished(job_id)
+        line.jobs.clear()
 
     async def _run_once(self, line: Line) -> None:
         line.starts += 1

@@ -28,17 +28,11 @@ from scanseg.server.models import ServedModel, describe_model
 from scanseg.server.problems import problem
 from scanseg.server.reading import Reader
 from scanseg.server.settings import hold_lock
+from scanseg.server.supervise import CRASHED
 from scanseg.types import Image
 
 logger = logging.getLogger("scanseg.worker")
 _BEAT_S = 2.0
-
-CRASHED = problem(
-    422,
-    "E-SERVE-CRASHED",
-    "The worker process ended while it worked on this image, more than once.",
-    "The image may need more memory than the server has; crop or downsample it.",
-)
 
 
 class Stopped(Exception):
