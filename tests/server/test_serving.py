@@ -139,3 +139,15 @@ def test_limits_are_sane() -> None:
     assert limits.tries == 2
     assert limits.upload_bytes == 2 << 30
     assert (limits.header_s, limits.idle_s, limits.slowest_bytes_s) == (10, 10, 50_000)
+
+
+def test_a_folder_that_is_no_model_is_named(start: Callable[..., object], tmp_path) -> None:
+    from typer.testing import CliRunner
+
+    from scanseg.cli.app import app
+
+    answer = CliRunner().invoke(
+        app, ["serve", "--json", "-m", str(tmp_path), "--data-dir", str(tmp_path / "d"), "--port", "0"]
+    )
+    assert answer.exit_code == 1
+    assert "E-MODEL-MISSING" in answer.stdout
