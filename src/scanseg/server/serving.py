@@ -103,7 +103,7 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
 
 
 def set_process_limits() -> None:
-    """Lets this process open as many files as the system allows, and writes no core dumps: they hold images."""
+    """Lets this process open as many files as it may, and write no core dumps: they hold images."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
