@@ -9,6 +9,7 @@ import functools
 import io
 import logging
 import shutil
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -97,9 +98,12 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             limits = self.settings.limits
-            for job_id in await self.store("expired", time.time(), limits.waiting_s):
-                await self.erase(job_id, keep_review=True)
-                logger.info("job %s erased, its time is over", job_id)
+            try:
+                for job_id in await self.store("expired", time.time(), limits.waiting_s):
+                    await self.erase(job_id, keep_review=True)
+                    logger.info("job %s erased, its time is over", job_id)
+            except sqlite3.Error as error:
+                logger.error("the job store cannot be used: %s", type(error).__name__)
             await asyncio.sleep(_SWEEP_S)
 
     # -- the store --------------------

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections import defaultdict
@@ -206,20 +207,25 @@ class Supervisor:
         """Kills workers whose job takes too long, or that give no sign of life."""
         limits = self.settings.limits
         while True:
-            await asyncio.sleep(1.0)
-            now_s = time.time()
-            for job_id, model, started_s, lease_s in await self._store("running"):
-                line = self.lines.get(model)
-                process = None if line is None else line.process
-                if process is None or job_id not in (line.jobs if line else []):
-                    continue
-                if now_s - started_s > limits.job_s:
-                    await self._store("fail", job_id, TOO_LONG, ttl_s=limits.ttl_s)
-                    logger.warning("job %s took too long; its worker is killed", job_id)
-                    _kill(process)
-                elif now_s - lease_s > limits.lease_s:
-                    logger.warning("the worker of job %s gives no sign of life and is killed", job_id)
-                    _kill(process)
+            await asyncio.sleep(min(1.0, limits.lease_s / 4))
+            try:
+                for job_id, model, started_s, lease_s in await self._store("running"):
+                    await self._judge(job_id, model, started_s, lease_s)
+            except sqlite3.Error as error:
+                logger.error("the job store cannot be read: %s", type(error).__name__)
+
+    async def _judge(self, job_id: str, model: str, started_s: float, lease_s: float) -> None:
+        limits, now_s = self.settings.limits, time.time()
+        line = self.lines.get(model)
+        if line is None or line.process is None or job_id not in line.jobs:
+            return
+        if now_s - started_s > limits.job_s:
+            await self._store("fail", job_id, TOO_LONG, ttl_s=limits.ttl_s)
+            logger.warning("job %s took too long; its worker is killed", job_id)
+            _kill(line.process)
+        elif now_s - lease_s > limits.lease_s:
+            logger.warning("the worker of job %s gives no sign of life and is killed", job_id)
+            _kill(line.process)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
