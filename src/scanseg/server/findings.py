@@ -18,6 +18,8 @@ _WINDOWS = {  # of CT, in Hounsfield units; offered where the intensities look l
     "brain": (0.0, 80.0),
 }
 
+_ROUTES = {"preview": "preview.png", "segmentation": "dicom-seg"}
+
 
 def make_result(job_id: str, found: dict[str, Any], model: ServedModel, folder: Path) -> dict[str, Any]:
     """Returns the result document.
@@ -194,7 +196,7 @@ def _files(folder: Path, base: str) -> dict[str, dict[str, Any]]:
             continue
         stem = path.name.split(".")[0]
         key = f"probabilities/{stem}" if inside.startswith("probabilities/") else stem
-        href = f"{base}/{'preview.png' if key == 'preview' else key}"
+        href = f"{base}/{_ROUTES.get(key, key)}"
         files[key] = {"href": href, "name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
     files["report"] = {"href": f"{base}/report.html", "name": "report.html"}
     files["zip"] = {"href": f"{base}/all.zip", "name": "all.zip"}

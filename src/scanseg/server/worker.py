@@ -184,7 +184,7 @@ class Worker:
             limit_s=min(900.0, self.limits.job_s),
         )
         arrays, geometry = read_view(out)
-        return Image(arrays["image"], geometry), str(answer["name"])
+        return Image(arrays["image"], geometry, paths[0]), str(answer["name"])
 
     def _evaluate(self, job: Job, model: Any, facts: ServedModel, result: Path) -> None:
         from scanseg.server.evaluations import evaluate_job
