@@ -251,11 +251,23 @@ class Worker:
         return text.replace(unpacked + os.sep, "archive entry ").replace(str(self.data), "")
 
 
+def log_own_words_only() -> None:
+    """Sends our log to stderr; what libraries log or warn of may name a patient and goes nowhere."""
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    own = logging.getLogger("scanseg")
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False
+
+
 def main() -> None:
     """Runs a worker by the orders on standard input."""
     import signal
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    log_own_words_only()
     # An interrupt at the terminal reaches the whole group; the server tells its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = sys.stdin.readline()
