@@ -58,6 +58,8 @@ def make_result(job_id: str, found: dict[str, Any], model: ServedModel, folder: 
         "quality": {
             "status": "review" if any(entry["review"] for entry in said) else "ok",
             "flags": sorted({entry["code"] for entry in said if entry["review"]}),
+            "expected_dice": None,
+            "expected_dice_reason": "No model that estimates the Dice of a single case is served.",
             "validation_dice": model.validation,
             "validation_cases": model.validation_cases,
         },
