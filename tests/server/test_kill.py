@@ -32,10 +32,10 @@ def cpu_s(pid: int) -> float:
 
 
 class Uploads:
-    """Clients that upload until they are told to stop, and remember what was acknowledged."""
+    """Clients that upload one image after the other and remember what was acknowledged."""
 
-    def __init__(self, url: str, images: dict[str, bytes], most: int) -> None:
-        self.url, self.images, self.most = url, images, most
+    def __init__(self, url: str, images: dict[str, bytes]) -> None:
+        self.url, self.images = url, images
         self.acknowledged: dict[str, str] = {}
         self.stopped = threading.Event()
         self.threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(CLIENTS)]
@@ -44,7 +44,7 @@ class Uploads:
 
     def _run(self, seed: int) -> None:
         generator = random.Random(seed)
-        while not self.stopped.is_set() and len(self.acknowledged) < self.most:
+        while not self.stopped.is_set():
             name = generator.choice(sorted(self.images))
             with contextlib.suppress(httpx.HTTPError):
                 answer = httpx.put(
@@ -53,7 +53,17 @@ class Uploads:
                 )  # fmt: skip
                 if answer.status_code == 202:
                     self.acknowledged[answer.json()["id"]] = name
-            self.stopped.wait(generator.uniform(0.2, 1.5))
+                    self._await(answer.json()["links"]["self"])
+            self.stopped.wait(generator.uniform(0.1, 0.5))
+
+    def _await(self, path: str) -> None:
+        """Waits for the end of a job, whatever happens to the server meanwhile."""
+        while not self.stopped.is_set():
+            with contextlib.suppress(httpx.HTTPError):
+                answer = httpx.get(f"{self.url}{path}?wait=2", timeout=20, trust_env=False)
+                if answer.status_code != 200 or answer.json()["state"] in ("done", "failed"):
+                    return
+            self.stopped.wait(0.2)
 
     def stop(self) -> None:
         self.stopped.set()
@@ -78,7 +88,7 @@ def test_random_kills(start, tmp_path, references) -> None:
     seed, port = 3, free_port()
     generator = random.Random(seed)
     server = start(tmp_path / "data", port=port)
-    uploads = Uploads(server.url, {name: pair[0] for name, pair in references.items()}, KILLS * 2)
+    uploads = Uploads(server.url, {name: pair[0] for name, pair in references.items()})
     worker_kills = 0
     try:
         for number in range(KILLS):

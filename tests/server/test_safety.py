@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 300)]
 OPEN = {("get", "/healthz"), ("get", "/readyz")}
 
 

@@ -268,8 +268,9 @@ def main() -> None:
     import signal
 
     log_own_words_only()
-    # An interrupt at the terminal reaches the whole group; the server tells its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach the whole process group; the server tells its workers itself, by closing their input.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.readline()
     if line:
         Worker(json.loads(line)).run()
