@@ -22,6 +22,7 @@ VERBS = (
     ["compare"],
     ["explain"],
     ["report"],
+    ["serve"],
     ["networks", "list"],
     ["networks", "show"],
     ["bench", "scan"],

@@ -23,6 +23,7 @@ from scanseg.cli.networks import networks
 from scanseg.cli.plan import plan
 from scanseg.cli.predict import predict
 from scanseg.cli.report import report
+from scanseg.cli.serve import serve
 from scanseg.cli.train import train
 
 app = typer.Typer(
@@ -56,7 +57,7 @@ app.add_typer(dataset, name="dataset")
 app.add_typer(networks, name="networks")
 app.add_typer(bench, name="bench")
 app.add_typer(dicom, name="dicom")
-for _verb in (demo, train, predict, evaluate, compare, explain, plan, report, doctor):
+for _verb in (demo, train, predict, evaluate, compare, explain, plan, report, serve, doctor):
     app.command(name=_verb.__name__)(shows_errors(_verb))
 
 

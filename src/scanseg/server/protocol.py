@@ -1,0 +1,77 @@
+"""HTTP/1.1 connections with a time limit for the head of a request, and our own answers to nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from scanseg.server.middleware import SECURITY_HEADERS
+from scanseg.server.problems import MEDIA_TYPE, problem
+
+
+def make_protocol(header_s: float) -> type[H11Protocol]:
+    """Returns a connection class that closes when a request's head takes longer than `header_s`."""
+
+    class Connection(H11Protocol):
+        """uvicorn's connection; it has no limit for the time that a head may take."""
+
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_head()
+
+        def data_received(self, data: bytes) -> None:
+            # A new request on an open connection: its head has begun.
+            if self._head_timer is None and self._between_requests():
+                self._expect_head()
+            super().data_received(data)
+            if not self._between_requests():
+                self._head_came()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_came()
+            super().connection_lost(exc)
+
+        def _between_requests(self) -> bool:
+            return self.conn.their_state is h11.IDLE
+
+        def _expect_head(self) -> None:
+            self._head_timer = self.loop.call_later(header_s, self._head_is_late)
+
+        def _head_came(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _head_is_late(self) -> None:
+            if not self.transport.is_closing() and self._between_requests():
+                self.transport.abort()
+
+        def send_400_response(self, msg: str) -> None:
+            self._head_came()
+            document = problem(400, "E-SERVE-HTTP", "This is not a valid HTTP request.")
+            body = json.dumps(document).encode()
+            headers = [
+                *SECURITY_HEADERS,
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            try:
+                for event in (
+                    h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                    h11.Data(data=body),
+                    h11.EndOfMessage(),
+                ):
+                    self.transport.write(self.conn.send(event) or b"")
+            except h11.LocalProtocolError:
+                # An answer was already on its way when the nonsense came.
+                pass
+            self.transport.close()
+
+    return Connection

@@ -1,0 +1,219 @@
+"""What goes in and out of the API, as types; the OpenAPI description is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(max_length=1000)]
+Spacing = Annotated[list[Annotated[float, Field(gt=0, lt=1e6)]], Field(min_length=2, max_length=3)]
+
+
+class Closed(BaseModel):
+    """A body that may hold nothing but its fields."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Options(Closed):
+    """The words of `scanseg predict`."""
+
+    tta: bool = False
+    step_size: Annotated[float, Field(ge=0.1, le=1.0)] = 0.5
+    probabilities: bool = False
+    uncertainty: bool = True
+    nan_fill: Annotated[float | None, Field(ge=-1e30, le=1e30)] = None
+    spacing: Spacing | None = None
+
+
+class InputName(Closed):
+    """A file that will be uploaded; only its ending matters to the server."""
+
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class NewPrediction(Closed):
+    """Order of a prediction. `model` may be left out where only one is served."""
+
+    model: Text | None = None
+    inputs: list[InputName] = Field(default_factory=list, max_length=64)
+    sample: Text | None = None
+    options: Options = Options()
+
+
+class NewEvaluation(Closed):
+    """Order of an evaluation: of a prediction's mask, or of a mask that is uploaded too."""
+
+    prediction: Text | None = None
+    model: Text | None = None
+    reference: InputName = InputName(name="reference.nii.gz")
+    mask: InputName = InputName(name="mask.nii.gz")
+
+
+class NewReview(Closed):
+    """What a reader thinks of a mask."""
+
+    verdict: Literal["accept", "reject", "unsure"]
+    comment: Annotated[str, Field(max_length=2000)] = ""
+
+
+class Review(BaseModel):
+    """A stored review."""
+
+    verdict: str
+    comment: str
+    at: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str = ""
+    id: str | None = None
+
+
+class Progress(BaseModel):
+    """How far a running job is."""
+
+    stage: str
+    done: int
+    total: int
+    fraction: float
+    eta_s: float | None
+
+
+class Input(BaseModel):
+    """A place for an upload, and what lies there."""
+
+    slot: str
+    name: str
+    received: bool
+    bytes: int | None
+    sha256: str | None
+    href: str
+
+
+class JobAnswer(BaseModel):
+    """A prediction or an evaluation."""
+
+    id: str
+    seq: int
+    kind: str
+    model: str
+    state: Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
+    name: str
+    created: str
+    started: str | None
+    finished: str | None
+    expires: str | None
+    options: dict[str, Any]
+    inputs: list[Input]
+    progress: Progress | None
+    position: int | None
+    eta_s: float | None
+    tries: int
+    error: dict[str, Any] | None
+    review: Review | None
+    links: dict[str, str]
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first."""
+
+    predictions: list[JobAnswer]
+    next: int | None
+
+
+class LabelAnswer(BaseModel):
+    """A label of a model."""
+
+    value: int
+    name: str
+    colour: str
+
+
+class ModelAnswer(BaseModel):
+    """A model that is served."""
+
+    id: str
+    version: str
+    name: str
+    spatial_dims: int
+    channels: list[str]
+    labels: list[LabelAnswer]
+    network: str
+    modality: str
+    licence: str
+    citation: str
+    folds: int
+    validation: dict[str, float]
+    validation_cases: int
+    training_range: dict[str, Any]
+    state: str
+    device: str
+    seconds_per_case: float | None
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    models: list[ModelAnswer]
+
+
+class Snippets(BaseModel):
+    """The same prediction in other words."""
+
+    cli: str
+    curl: str
+    python: str
+
+
+class SampleAnswer(BaseModel):
+    """An image that ships with the package."""
+
+    id: str
+    name: str
+    licence: str
+    citation: str
+
+
+class SampleList(BaseModel):
+    """Samples that fit a model."""
+
+    samples: list[SampleAnswer]
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(BaseModel):
+    """Whether every model is loaded."""
+
+    status: str
+    models: dict[str, str]
+
+
+class Version(BaseModel):
+    """What runs here, and within which limits."""
+
+    name: str
+    version: str
+    api: str
+    disclaimer: str
+    versions: dict[str, str]
+    devices: dict[str, str]
+    limits: dict[str, float]
+    formats: list[str]
+    mask_formats: list[str]
+    windows: list[str]
+    token_required: bool
+    docs: bool
