@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,10 @@ VERBS = [
     "bench orders",
     "bench growth",
     "bench network",
+    "serve",
+    "dicom listen",
+    "dicom sort",
+    "dicom deidentify",
 ]
 
 
@@ -48,11 +51,14 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_is_fast() -> None:
+    # Processor time: it is what a user waits for on a machine that does nothing else, and other tests run here.
     best_s = float("inf")
     for _ in range(5):
-        start_s = time.perf_counter()
+        before = os.times()
         assert scanseg("--help").returncode == 0
-        best_s = min(best_s, time.perf_counter() - start_s)
+        after = os.times()
+        user_s, system_s = (after[i] - before[i] for i in (2, 3))
+        best_s = min(best_s, user_s + system_s)
     assert best_s < 0.3, f"scanseg --help took {best_s:.2f} s at best"
 
 
