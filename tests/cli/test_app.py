@@ -51,7 +51,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_is_fast() -> None:
-    # Processor time: it is what a user waits for on a machine that does nothing else, and other tests run here.
+    # Processor time: what a user waits for on an idle machine; here other tests run beside it.
     best_s = float("inf")
     for _ in range(5):
         before = os.times()
