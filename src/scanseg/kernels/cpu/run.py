@@ -102,7 +102,7 @@ def sizes_of(given: Arguments, *, serial: bool = False) -> Sizes:
     """Returns the sizes and the cut into jobs, which depends on nothing else.
 
     Four blocks per job or more make good use of each load of B and C; eight jobs or more, for the threads,
-    come first.
+    come first, or four where a job takes all groups and so is long.
 
     Args:
         given: What is scanned.
@@ -112,8 +112,8 @@ def sizes_of(given: Arguments, *, serial: bool = False) -> Sizes:
     groups = given.B.shape[1] if given.B.dim() == 4 else 1
     blocks = -(-(dim // groups) // LANES)
     sharing = batch * (1 if serial else groups)
-    for_eight, for_many = (blocks // -(-jobs // sharing) for jobs in (8, 32))
-    run = max(1, min(for_eight, max(4, for_many)))
+    for_few, for_many = (blocks // -(-jobs // sharing) for jobs in (4 if serial else 8, 32))
+    run = max(1, min(for_few, max(4, for_many)))
     return Sizes(batch, dim // groups, length, groups, given.A.shape[1], run, int(serial))
 
 

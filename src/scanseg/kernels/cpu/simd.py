@@ -404,6 +404,19 @@ def write_lanes(context: Any, address: Any, x: Any, dtype: Any) -> Any:
     return types.void(types.intp, _wide, dtype), emit
 
 
+@primitive
+def copy_block(context: Any, address: Any, dtype: Any, target: Any) -> Any:
+    """Copies BLOCK elements of a tensor to scratch."""
+    kind = ir.VectorType(_element(dtype), BLOCK)
+
+    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
+        address, _, target = values
+        value = _widen(builder, _load_vector(builder, _at(builder, address, kind.element), kind))
+        _store_vector(builder, value, _at(builder, target, _FLOAT))
+
+    return types.void(types.intp, dtype, types.intp), emit
+
+
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """Turns a square of BLOCK vectors in log2(BLOCK) rounds of swaps."""
     step = BLOCK // 2

@@ -17,6 +17,7 @@ from scanseg.kernels.cpu.simd import (
     BLOCK,
     F32,
     LANES,
+    copy_block,
     inlined,
     load,
     outlined,
@@ -234,7 +235,10 @@ def _read_projection(
                 read_transposed(corner, tensor.state, dtype, rows, t0 * states + n0, states)
     for t in range(steps.number):
         step = address + size * position_of(steps, t) * tensor.step
-        for n in range(whole if in_squares else 0, states):
+        if tensor.state == 1:
+            for n0 in range(0, whole, BLOCK):
+                copy_block(step + size * n0, dtype, rows + 4 * (t * states + n0))
+        for n in range(whole if in_squares or tensor.state == 1 else 0, states):
             value = read(step + size * n * tensor.state, dtype)
             write(rows + 4 * (t * states + n), value, np.float32)
 
