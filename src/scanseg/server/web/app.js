@@ -1,0 +1,142 @@
+// Start, routes and what is on every page. Routes stand behind `#`: they never reach the server or its logs.
+
+import { get, hasToken, Problem, setToken } from "./api.js";
+import { announce, el, put } from "./dom.js";
+import { problemBox } from "./problem.js";
+import { t } from "./texts.js";
+
+const main = document.getElementById("main");
+const THEMES = ["auto", "light", "dark"];
+let leave = () => {};
+let facts = null;
+
+/** Returns `/api/v1/version`, asked for once. */
+async function version() {
+  facts ??= await get("version");
+  return facts;
+}
+
+const PAGES = {
+  "": { title: "newTitle", load: () => import("./new.js") },
+  cases: { title: "caseTitle", load: () => import("./case.js") },
+  history: { title: "historyTitle", load: () => import("./history.js") },
+};
+
+/** Shows the page that the address names. */
+async function show() {
+  leave();
+  const controller = new AbortController();
+  leave = () => controller.abort();
+  const [name = "", id = ""] = location.hash.replace(/^#\/?/, "").split("/");
+  const page = PAGES[name] ?? PAGES[""];
+  document.title = `${t(page.title)} - scanseg`;
+  mark(name in PAGES ? name : "");
+  const root = el("div.page");
+  put(main, root);
+  const context = { root, id, signal: controller.signal, fail: (error) => fail(root, error, controller.signal) };
+  try {
+    context.version = await version();
+    const code = await page.load();
+    if (!controller.signal.aborted) await code.show(context);
+  } catch (error) {
+    context.fail(error);
+  }
+}
+
+function fail(root, error, signal) {
+  if (error.name === "AbortError" || signal.aborted) return;
+  if (error instanceof Problem && error.status === 401) put(root, tokenForm(hasToken() ? error : null));
+  else put(root, problemBox(error, { again: show }));
+}
+
+/** The form for the token; its field is one that password managers know. */
+function tokenForm(problem) {
+  const field = el("input", { type: "password", name: "password", id: "token", autocomplete: "current-password", required: true });
+  const form = el(
+    "form.card.narrow", { "aria-labelledby": "token-title" },
+    el("h1", { id: "token-title", text: t("tokenTitle") }),
+    el("p", { text: t("tokenText") }),
+    problem && problemBox(problem),
+    el("input.hidden", { type: "text", name: "username", autocomplete: "username", value: "scanseg", tabindex: "-1", "aria-hidden": "true" }),
+    el("label", { for: "token", text: t("token") }), field,
+    el("button.primary", { type: "submit", text: t("tokenUse") }),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    setToken(field.value);
+    show();
+  });
+  return form;
+}
+
+function mark(name) {
+  const links = [["", "newTitle"], ["history", "historyTitle"]].map(([page, text]) =>
+    el("a", { href: `#/${page}`, text: t(text), "aria-current": page === name ? "page" : null }),
+  );
+  put(document.getElementById("nav"), links);
+}
+
+// -- light and dark --------------------
+
+function theme() {
+  const found = localStorage.getItem("scanseg-theme");
+  return THEMES.includes(found) ? found : "auto";
+}
+
+function paintTheme() {
+  document.documentElement.dataset.theme = theme();
+}
+
+function tools() {
+  const choice = el("select", { "aria-label": t("theme"), on: { change: () => {
+    localStorage.setItem("scanseg-theme", choice.value);
+    paintTheme();
+  } } }, THEMES.map((name) => el("option", { value: name, text: t(`theme_${name}`) })));
+  choice.value = theme();
+  const keys = el("button.quiet", { type: "button", text: t("keys"), on: { click: showKeys } });
+  put(document.getElementById("tools"), keys, choice);
+}
+
+function showKeys() {
+  const rows = t("keyList").split("\n").map((line) => {
+    const [key, text] = line.split(": ");
+    return el("tr", {}, el("td", {}, key.split(" ").map((one) => el("kbd", { text: one }))), el("td", { text }));
+  });
+  const dialog = el("dialog", { "aria-label": t("keys") },
+    el("h2", { text: t("keys") }), el("table.plain", {}, el("tbody", {}, rows)),
+    el("form.row.end", { method: "dialog" }, el("button", { type: "submit", text: t("close"), autofocus: true })));
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+// -- start --------------------
+
+/** Takes the token from `#token=...` and removes it from the address bar and from the history. */
+function takeToken() {
+  const found = /^#token=([^&]+)$/.exec(location.hash);
+  if (!found) return;
+  setToken(decodeURIComponent(found[1]));
+  history.replaceState(null, "", `${location.pathname}#/`);
+}
+
+takeToken();
+paintTheme();
+tools();
+const skip = document.getElementById("skip");
+skip.textContent = t("skip");
+skip.addEventListener("click", () => main.focus());
+// An address with a new token may be pasted into an open page.
+window.addEventListener("hashchange", () => {
+  takeToken();
+  announce("");
+  show();
+});
+// A file that misses the drop zone must not replace the page.
+for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
+window.addEventListener("beforeunload", (event) => {
+  if (document.documentElement.dataset.uploading) event.preventDefault();
+});
+show();
+
+
