@@ -95,5 +95,5 @@ function drawResult(body, job, result, version, signal) {
 function quality(result) {
   const flagged = result.quality.status === "review";
   const count = result.next_steps.filter((step) => step.review).length;
-  return el("p.quality", { "data-status": result.quality.status, text: flagged ? t("qualityReview", { n: count }) : t("qualityOk") });
+  return el("p.quality", { "data-status": result.quality.status, text: flagged ? t(count === 1 ? "qualityReviewOne" : "qualityReview", { n: count }) : t("qualityOk") });
 }

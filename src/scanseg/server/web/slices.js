@@ -230,10 +230,14 @@ export class SliceViewer {
     }
     pen.stroke();
     if (!letters || !this.view.affine) return;
-    pen.fillStyle = "#b8c4cc";
-    pen.font = `${11 * scale}px sans-serif`;
-    pen.fillText(letters[0], 4 * scale, pen.canvas.height / 2);
-    pen.fillText(letters[1], pen.canvas.width / 2, 12 * scale);
+    pen.font = `600 ${11 * scale}px sans-serif`;
+    pen.fillStyle = "#e3e9ed";
+    pen.strokeStyle = "#000";
+    pen.lineWidth = 3 * scale;
+    for (const [letter, left, top] of [[letters[0], 4 * scale, pen.canvas.height / 2 - gap], [letters[1], pen.canvas.width / 2 + gap, 13 * scale]]) {
+      pen.strokeText(letter, left, top);
+      pen.fillText(letter, left, top);
+    }
   }
 
   canvases() {
