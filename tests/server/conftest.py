@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,9 @@ class Server:
     """A server process.
 
     Attributes:
-        log: What it printed.
+        log: What it logged.
+        said: What it printed when it began to listen.
+        tokens: Of its users; the first is ours.
         data: Its data folder.
     """
 
@@ -82,7 +85,12 @@ class Server:
     url: str
     data: Path
     log: Path
-    token: str | None
+    tokens: list[str]
+    said: str
+
+    @property
+    def token(self) -> str:
+        return self.tokens[0] if self.tokens else ""
 
     @property
     def port(self) -> int:
@@ -90,7 +98,7 @@ class Server:
 
     def client(self, **options: object) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False, **options)
 
     def wait_ready(self, limit_s: float = 120.0) -> None:
         end_s = time.monotonic() + limit_s
@@ -143,10 +151,8 @@ def start_server(data: Path, *runs: Path, options: tuple[str, ...] = (), port: i
     assert '"listening"' in text, text + log.read_text()
     facts = json.loads(text)
     token_file = facts["token_file"]
-    token = Path(token_file).read_text().split()[0] if token_file else None
-    with open(log, "a") as stream:
-        stream.write(text.replace(token, "TOKEN") if token else text)
-    return Server(process, facts["url"], data, log, token)
+    tokens = Path(token_file).read_text().split() if token_file else []
+    return Server(process, facts["url"], data, log, tokens, text)
 
 
 @pytest.fixture(scope="session")
@@ -169,6 +175,8 @@ def start(run_3d: Path) -> Iterator[Callable[..., Server]]:
 def server(start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
     """One server with a token, shared by the tests that do it no harm."""
     root = tmp_path_factory.mktemp("server")
+    (root / "token").write_text("".join(f"{secrets.token_urlsafe(32)}\n" for _ in range(2)))
+    (root / "token").chmod(0o600)
     server = start(root / "data", options=("--token-file", str(root / "token"), "--max-upload", "4M"))
     server.wait_ready()
     return server

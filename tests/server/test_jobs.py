@@ -121,10 +121,21 @@ def test_deleted_text_is_overwritten(store, tmp_path) -> None:
         job_id=new_id("prediction"), kind="prediction", model="m", owner="me", name="SECRET-NAME", options={},
         slots=[SLOT], expires_s=0,
     )  # fmt: skip
+    store.review(job.id, {"verdict": "reject", "comment": "SECRET-COMMENT"})
     store.delete(job.id)
-    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
-    assert b"SECRET-NAME" not in (tmp_path / "jobs.sqlite3").read_bytes()
+    for path in tmp_path.iterdir():
+        assert b"SECRET" not in path.read_bytes(), path.name
+
+
+def test_reviews_outlive_the_time_of_a_job_but_not_its_deletion(store) -> None:
+    kept, erased = make(store), make(store, owner="you")
+    for job in (kept, erased):
+        for verdict in ("unsure", "accept"):
+            store.review(job.id, {"verdict": verdict})
+    store.delete(kept.id, keep_review=True)
+    store.delete(erased.id)
+    assert store.reviews(None) == store.reviews("me") == [(kept.id, "m", {"verdict": "accept"})]
+    assert store.reviews("you") == []
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])

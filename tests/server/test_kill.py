@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import re
 import signal
 import socket
 import threading
@@ -17,7 +16,7 @@ from scanseg import pipeline
 from scanseg.server.jobs import Received, Slot, Store, new_id
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
-KILLS, CLIENTS = (300, 50) if FULL else (4, 3)
+KILLS, CLIENTS = (300, 50) if FULL else (3, 3)
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200 if FULL else 400)]
 
 
@@ -79,16 +78,19 @@ def test_random_kills(start, tmp_path, references) -> None:
     seed, port = 3, free_port()
     generator = random.Random(seed)
     server = start(tmp_path / "data", port=port)
-    uploads = Uploads(server.url, {name: pair[0] for name, pair in references.items()}, KILLS * 4)
+    uploads = Uploads(server.url, {name: pair[0] for name, pair in references.items()}, KILLS * 2)
     worker_kills = 0
     try:
         for number in range(KILLS):
-            wait_running(server, generator.uniform(0, 0.6))
+            with server.client() as api:
+                wait_running(api)
+            time.sleep(generator.uniform(0, 0.6))
             target = ("worker", "server", "both")[number % 3]
             if target in ("worker", "both"):
                 worker_kills += 1
-                for pid in server.workers():
-                    os.kill(pid, signal.SIGKILL)
+                victims = kill_workers(server)
+                if target == "worker":
+                    replaced(server, victims)
             if target in ("server", "both"):
                 server.kill()
                 server = start(tmp_path / "data", port=port)
@@ -115,21 +117,50 @@ def test_random_kills(start, tmp_path, references) -> None:
     folders = {path.name for path in (tmp_path / "data" / "jobs").iterdir()}
     with server.client() as api:
         listed = api.get("/api/v1/predictions?limit=200").json()["predictions"]
-    assert len(listed) == 200 or folders == {job["id"] for job in listed}
-    server.stop()
+        assert len(listed) == 200 or folders == {job["id"] for job in listed}
+        # A clean stop gives the running job back; the try does not count.
+        job = put_slow(api, references[name][0])
+        wait_running(api, job["id"])
+    assert server.stop() == 0
+    found = Store(tmp_path / "data" / "jobs.sqlite3").get(job["id"])
+    assert (found.state, found.tries) == ("queued", 0)
+    assert "Traceback" not in server.log.read_text()
 
 
-def wait_running(server, extra_s: float) -> None:
-    """Returns when a job runs, a little later, so that kills hit work."""
-    end_s = time.monotonic() + 60
-    with server.client() as api:
-        while time.monotonic() < end_s:
-            with contextlib.suppress(httpx.HTTPError):
-                found = api.get("/api/v1/predictions").json()["predictions"]
-                if any(job["state"] == "running" for job in found):
-                    break
-            time.sleep(0.05)
-    time.sleep(extra_s)
+def put_slow(api: httpx.Client, content: bytes) -> dict:
+    return api.put(
+        "/api/v1/predictions?step_size=0.1&tta=true", content=content, headers={"X-Scanseg-Name": "a.nii.gz"}
+    ).json()
+
+
+def wait_running(api: httpx.Client, job_id: str = "", tries: int = 1) -> None:
+    """Returns when a job, or any, runs for the given time."""
+    end_s = time.monotonic() + 120
+    while time.monotonic() < end_s:
+        with contextlib.suppress(httpx.HTTPError):
+            found = api.get("/api/v1/predictions").json()["predictions"]
+            if any(
+                job["state"] == "running" and (not job_id or (job["id"], job["tries"]) == (job_id, tries))
+                for job in found
+            ):
+                return
+        time.sleep(0.05)
+    raise AssertionError("no job runs")
+
+
+def kill_workers(server) -> list[int]:
+    victims = server.workers()
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    return victims
+
+
+def replaced(server, victims: list[int]) -> None:
+    """Figure P1: a dead worker is noticed, and the next one started, within 5 s."""
+    end_s = time.monotonic() + 5
+    while not set(server.workers()) - set(victims):
+        assert time.monotonic() < end_s, "no new worker within 5 s"
+        time.sleep(0.05)
 
 
 def finished(api: httpx.Client, job_id: str) -> str:
@@ -172,54 +203,22 @@ def test_a_restart_with_a_long_queue(start, tmp_path, image_3d) -> None:
     if os.getloadavg()[0] < 0.5 * (os.cpu_count() or 1):
         assert wall_s <= limit_s
     assert not (data / "jobs" / "p_orphan").exists()
+    with pytest.raises(AssertionError, match="E-SERVE-BUSY"):
+        start(data)
     server.kill()
 
 
+@pytest.mark.skipif(not FULL, reason="loads the model three times; SCANSEG_FAULTS=full runs it")
 def test_a_dead_worker_is_replaced_and_a_poisonous_job_is_given_up(start, tmp_path, image_3d) -> None:
-    """Figure P1, and the end of a job that takes its worker with it each time."""
+    """A job that takes its worker with it each time fails the second time."""
     server = start(tmp_path / "data")
     server.wait_ready()
     with server.client() as api:
-        job = api.put(
-            "/api/v1/predictions?step_size=0.1&tta=true", content=image_3d.read_bytes(),
-            headers={"X-Scanseg-Name": "a.nii.gz"},
-        ).json()  # fmt: skip
-        for _ in range(2):
-            wait_running(server, 0.1)
-            victims = server.workers()
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
-            end_s = time.monotonic() + 5
-            while not set(server.workers()) - set(victims):
-                assert time.monotonic() < end_s, "no new worker within 5 s"
-                time.sleep(0.05)
+        job = put_slow(api, image_3d.read_bytes())
+        for tries in (1, 2):
+            wait_running(api, job["id"], tries)
+            replaced(server, kill_workers(server))
         found = api.get(f"/api/v1/predictions/{job['id']}?wait=60").json()
         assert (found["state"], found["tries"]) == ("failed", 2)
         assert found["error"]["code"] == "E-SERVE-CRASHED"
     assert server.stop() == 0
-
-
-def test_a_second_server_is_refused(start, tmp_path) -> None:
-    first = start(tmp_path / "data")
-    with pytest.raises(AssertionError, match="E-SERVE-BUSY"):
-        start(tmp_path / "data")
-    assert first.process.poll() is None
-    first.kill()
-    # The lock of a killed server is free at once.
-    again = start(tmp_path / "data")
-    assert again.stop() == 0
-
-
-def test_a_clean_stop_gives_the_running_job_back(start, tmp_path, image_3d) -> None:
-    server = start(tmp_path / "data")
-    with server.client() as api:
-        job = api.put(
-            "/api/v1/predictions?step_size=0.1&tta=true", content=image_3d.read_bytes(),
-            headers={"X-Scanseg-Name": "a.nii.gz"},
-        ).json()  # fmt: skip
-        wait_running(server, 0)
-    assert server.stop() == 0
-    store = Store(tmp_path / "data" / "jobs.sqlite3")
-    found = store.get(job["id"])
-    assert (found.state, found.tries) == ("queued", 0)
-    assert not re.search("Traceback", server.log.read_text())

@@ -57,7 +57,7 @@ def test_findings(api, done, server) -> None:
             assert label["centroid_mm"] == pytest.approx(centre.tolist())
             middle = nibabel.affines.apply_affine(voxels.affine, (np.array(array.shape) - 1) / 2)[0]
             x_mm = nibabel.affines.apply_affine(voxels.affine, where)[:, 0]
-            left = np.mean((x_mm < middle - 1e-9) + 0.5 * (abs(x_mm - middle) <= 1e-9))
+            left = np.mean((x_mm < middle - 1e-6) + 0.5 * (abs(x_mm - middle) <= 1e-6))
             assert label["left_share"] == pytest.approx(left, abs=1e-4)
             assert 1 / 3 <= label["score"] <= 1
     assert all(entry["source"] and entry["reason"] for entry in result["next_steps"] + result["insights"])

@@ -72,14 +72,10 @@ def test_every_route_needs_the_token(server, api) -> None:
     assert sum(1 for _ in server.data.rglob("*")) == before
 
 
-def test_unknown_ids_and_those_of_others_look_the_same(start, tmp_path, image_3d) -> None:
-    tokens = ["a" * 40, "b" * 40]
-    (tmp_path / "token").write_text("\n".join(tokens))
-    (tmp_path / "token").chmod(0o600)
-    server = start(tmp_path / "data", options=("--token-file", str(tmp_path / "token")))
+def test_unknown_ids_and_those_of_others_look_the_same(server) -> None:
     mine, yours = (
         httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
-        for token in tokens
+        for token in server.tokens
     )
     made = mine.post("/api/v1/predictions", json={"inputs": [{"name": "a.nii.gz"}]}).json()["id"]
     unknown = "p_" + "0" * 32
@@ -96,7 +92,7 @@ def test_unknown_ids_and_those_of_others_look_the_same(start, tmp_path, image_3d
         assert answers[0][0] == 404, path
     assert mine.get(f"/api/v1/predictions/{made}").status_code == 200
     assert yours.get("/api/v1/predictions").json()["predictions"] == []
-    server.stop()
+    assert mine.delete(f"/api/v1/predictions/{made}").status_code == 204
 
 
 @pytest.mark.parametrize(

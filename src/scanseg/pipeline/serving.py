@@ -35,6 +35,9 @@ __all__ = [
     "write_read_image",
 ]
 
+_MOST_PROBABILITIES = 1 << 28
+_EPSILON_MM = 1e-6
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -114,13 +117,16 @@ def serve_image(
     from scanseg.inference.cases import mask_suffix
 
     clock = _Clock()
-    needs_chances = options.probabilities or options.uncertainty
+    values = len(model.labels) * math.prod(image.geometry.shape)
+    sure = options.uncertainty and (options.probabilities or values <= _MOST_PROBABILITIES)
+    needs_chances = options.probabilities or sure
     prediction = model.predict(
         image, probabilities=needs_chances, mirror=options.tta, step_size=options.step_size, report=report
     )
     clock.lap("predict")
     report(Progress("measure", 0, 1))
-    entropy = _entropy(prediction.probabilities) if options.uncertainty else None
+    entropy = _entropy(prediction.probabilities) if sure else None
+    left_out = ["The image is too large for an uncertainty map; ask for probabilities to get one."]
     statistics = prediction.statistics()
     for entry in statistics["labels"]:
         entry |= _place_and_certainty(entry["value"], prediction, entropy)
@@ -140,7 +146,7 @@ def serve_image(
             "has_position": image.geometry.affine is not None,
         },
         "labels": statistics["labels"],
-        "notes": list(prediction.notes),
+        "notes": [*prediction.notes, *(left_out if options.uncertainty and not sure else [])],
         "windows": _windows(image),
         "timing_s": clock.laps,
     }
@@ -186,10 +192,16 @@ def _left_share(where: Array, geometry: Geometry) -> float | None:
     """Returns the part of a label to the patient's left of the image's middle; None without positions."""
     if geometry.affine is None or where.ndim != 3:
         return None
-    middle = np.array([(n - 1) / 2 for n in geometry.shape[::-1]])
-    index = np.argwhere(where)[:, ::-1]
-    right_mm = (index - middle) @ geometry.affine[0, :3]
-    return round(float(np.mean((right_mm < 0) + 0.5 * (right_mm == 0))), 4)
+    z_mm, y_mm, x_mm = (
+        (np.arange(n) - (n - 1) / 2) * geometry.affine[0, 2 - axis] for axis, n in enumerate(geometry.shape)
+    )
+    plane_mm = y_mm[:, None] + x_mm[None, :]
+    left = total = 0.0
+    for part, offset_mm in zip(where, z_mm, strict=True):
+        right_mm = plane_mm[part] + offset_mm
+        left += np.count_nonzero(right_mm < -_EPSILON_MM) + 0.5 * np.sum(abs(right_mm) <= _EPSILON_MM)
+        total += right_mm.size
+    return round(float(left / total), 4)
 
 
 def _write_maps(prediction: Prediction, entropy: Array | None, folder: Path, options: ServeOptions) -> None:

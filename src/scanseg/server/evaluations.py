@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from scanseg.errors import DataError
+from scanseg.errors import DataError, DatasetError
 from scanseg.files import write_json
 from scanseg.progress import Progress, Report
 from scanseg.server.jobs import Job
 from scanseg.server.models import NOTICE, ServedModel
+from scanseg.server.reading import confine
+
+_LONGEST_S = 900.0
 
 
 def evaluate_job(
@@ -29,8 +35,6 @@ def evaluate_job(
     Raises:
         DataError: A file cannot be read, the grids differ, or the prediction has been erased.
     """
-    from scanseg import pipeline
-
     report(Progress("evaluate", 0, 1))
     inputs = folder_of(job) / "inputs"
     reference = next(slot for slot in job.slots if slot.slot == "reference")
@@ -48,9 +52,15 @@ def evaluate_job(
         (pair / side).mkdir(parents=True)
         ending = path.name[path.name.index(".") :]
         _link(path, pair / side / f"case{ending}")
-    evaluation, _ = pipeline.evaluate(pair / "masks", pair / "references", output=result, dataset=None)
+    try:
+        cases, summary = _apart(str(pair), str(result))
+    except DatasetError as error:
+        first = next(finding for finding in error.findings if finding.level == "error")
+        raise DataError(_without_paths(first.text, pair), code=first.code, hint=first.hint) from None
+    except DataError as error:
+        raise DataError(_without_paths(error.message, pair), code=error.code, hint=error.hint) from None
     names = {label.value: label.name for label in model.labels}
-    rows = [{key: _plain(value) for key, value in row.items()} for row in evaluation.cases]
+    rows = [{key: _plain(value) for key, value in row.items()} for row in cases]
     for row in rows:
         row["name"] = names.get(int(row["value"]), row["name"])
     document = {
@@ -58,9 +68,40 @@ def evaluate_job(
         "disclaimer": NOTICE,
         "prediction": job.options.get("prediction"),
         "cases": rows,
-        "summary": evaluation.summary,
+        "summary": summary,
     }
     write_json(result / "result.json", _finite(document))
+
+
+def _without_paths(text: str, pair: Path) -> str:
+    """Returns an error's text with words for the two files instead of their paths."""
+    for side, word in (("masks", "The mask"), ("references", "The reference")):
+        text = re.sub(re.escape(str(pair / side)) + r"(/case[.a-z]*)?", word, text)
+    return text
+
+
+def _apart(pair: str, result: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns what `_measure` does, from a confined process: the files come from outside."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=confine) as pool:
+        try:
+            return pool.submit(_measure, pair, result).result(timeout=_LONGEST_S)
+        except (BrokenExecutor, TimeoutError):
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise DataError(
+                "The process that measured the masks died or took too long.",
+                code="E-SERVE-READ-CRASH",
+                hint="Open the files in another program and save them again.",
+            ) from None
+
+
+def _measure(pair: str, result: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from scanseg import pipeline
+
+    folder = Path(pair)
+    evaluation, _ = pipeline.evaluate(folder / "masks", folder / "references", output=Path(result))
+    return [dict(row) for row in evaluation.cases], evaluation.summary
 
 
 def _link(source: Path, target: Path) -> None:

@@ -31,6 +31,10 @@ CREATE TABLE inputs (
   job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, slot TEXT NOT NULL, bytes INTEGER NOT NULL,
   sha256 TEXT NOT NULL, PRIMARY KEY (job, slot)
 );
+CREATE TABLE reviews (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL,
+  review TEXT NOT NULL
+);
 """
 
 
@@ -241,13 +245,16 @@ class Store:
         )
         return [row[0] for row in rows]
 
-    def reviews(self, owner: str | None) -> list[Job]:
-        """Returns reviewed jobs, oldest first; those of one owner, or all."""
+    def reviews(self, owner: str | None) -> list[tuple[str, str, dict[str, Any]]]:
+        """Returns id, model and review, oldest first; those of one owner, or all.
+
+        Reviews outlive the time of their jobs, not their deletion.
+        """
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE review IS NOT NULL AND (? IS NULL OR owner=?) ORDER BY seq",
+            "SELECT job, model, review FROM reviews WHERE (? IS NULL OR owner=?) ORDER BY seq",
             (owner, owner),
         ).fetchall()
-        return [self._job(row) for row in rows]
+        return [(row[0], row[1], json.loads(row[2])) for row in rows]
 
     # -- changing --------------------
 
@@ -380,15 +387,25 @@ class Store:
             )
             return changed.rowcount == 1
 
-    def delete(self, job_id: str) -> None:
-        """Forgets a job; its bytes in the file are overwritten."""
+    def delete(self, job_id: str, *, keep_review: bool = False) -> None:
+        """Forgets a job; its bytes in the files of the store are overwritten."""
         with self._writing() as db:
             db.execute("DELETE FROM jobs WHERE id=?", (job_id,))
+            if not keep_review:
+                db.execute("DELETE FROM reviews WHERE job=?", (job_id,))
+        # While somebody reads, the log stays; the next deletion or the system's own checkpoint ends it.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def review(self, job_id: str, review: dict[str, Any]) -> None:
         """Stores the review of a job."""
         with self._writing() as db:
-            db.execute("UPDATE jobs SET review=? WHERE id=?", (json.dumps(review), job_id))
+            text = json.dumps(review)
+            db.execute("UPDATE jobs SET review=? WHERE id=?", (text, job_id))
+            db.execute(
+                "INSERT INTO reviews (job, owner, model, review) SELECT id, owner, model, ? FROM jobs "
+                "WHERE id=? ON CONFLICT (job) DO UPDATE SET review=excluded.review",
+                (text, job_id),
+            )
 
     def _existing(self, job_id: str) -> Job:
         return self._job(self._db.execute("SELECT * FROM jobs WHERE id=?", (job_id,)).fetchone())

@@ -224,7 +224,9 @@ def _add_job(routes: APIRouter, service: Service, kind: str) -> None:
                 hint="Close some.",
                 headers={"Retry-After": "10"},
             )
-        return StreamingResponse(_events(service, job_id, who), media_type="text/event-stream")
+        return StreamingResponse(
+            _events(service, job_id, who), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
 
     @routes.post(f"{base}/cancel", response_model=JobAnswer, tags=tags, name=f"cancel_{kind}")
     async def cancel(job_id: str, request: Request) -> dict[str, Any]:

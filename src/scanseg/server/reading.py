@@ -148,19 +148,29 @@ def _parse(orders: dict[str, Any]) -> dict[str, Any]:
         orders: `paths`; `out`, an empty folder; `options`; `channels`, how many the model reads.
     """
     from scanseg.pipeline.serving import ServeOptions, read_input, write_read_image
-    from scanseg.server.archives import extract
 
     paths, out = [Path(path) for path in orders["paths"]], Path(orders["out"])
     options = orders["options"]
     if options.get("spacing") is not None:
         options["spacing"] = tuple(options["spacing"])
     if len(paths) == 1 and paths[0].suffix == ".zip":
-        unpacked = out / "unpacked"
-        unpacked.mkdir()
-        paths = extract(paths[0], unpacked)
+        paths = _unpacked(paths[0], out / "unpacked")
     image = read_input(paths, ServeOptions(**options))
     write_read_image(image, out)
     return {"name": paths[0].name, "files": len(paths)}
+
+
+def _unpacked(archive: Path, folder: Path) -> list[Path]:
+    """Returns the images in an archive, or the archive itself where it holds none, as one of DICOM slices."""
+    from scanseg.server.archives import extract
+
+    folder.mkdir()
+    try:
+        return extract(archive, folder)
+    except DataError as error:
+        if error.code != "E-ARCHIVE-EMPTY":
+            raise
+        return [archive]
 
 
 def main() -> None:

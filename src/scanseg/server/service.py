@@ -9,6 +9,7 @@ import functools
 import io
 import logging
 import shutil
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 from scanseg.files import write_text
 from scanseg.server.jobs import FINAL, Job, Received, Slot, Store, new_id
 from scanseg.server.models import ServedModel, describe_model
+from scanseg.server.next_steps import tables_for
 from scanseg.server.problems import Refusal, not_found
 from scanseg.server.settings import Settings
 from scanseg.server.supervise import Line, News, Supervisor
@@ -38,7 +40,7 @@ class Service:
 
     Raises:
         ModelError: A run folder cannot be described.
-        DataError: The job store is damaged.
+        DataError: The job store is damaged, or the rule table of a model cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,6 +48,8 @@ class Service:
         self.models: dict[str, ServedModel] = {
             name: describe_model(name, run) for name, run in settings.runs.items()
         }
+        for model in self.models.values():
+            tables_for([label.name for label in model.labels], model.run)  # a faulty table is named now
         self.jobs = Store(settings.data / "jobs.sqlite3")
         self.jobs.check()
         self._sweep_orphans()
@@ -94,9 +98,12 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             limits = self.settings.limits
-            for job_id in await self.store("expired", time.time(), limits.waiting_s):
-                await self.erase(job_id)
-                logger.info("job %s erased, its time is over", job_id)
+            try:
+                for job_id in await self.store("expired", time.time(), limits.waiting_s):
+                    await self.erase(job_id, keep_review=True)
+                    logger.info("job %s erased, its time is over", job_id)
+            except sqlite3.Error as error:
+                logger.error("the job store cannot be used: %s", type(error).__name__)
             await asyncio.sleep(_SWEEP_S)
 
     # -- the store --------------------
@@ -243,9 +250,9 @@ class Service:
         self.news.tell(job.id)
         return found
 
-    async def erase(self, job_id: str) -> None:
+    async def erase(self, job_id: str, *, keep_review: bool = False) -> None:
         """Removes a job and all its files."""
-        await self.store("delete", job_id)
+        await self.store("delete", job_id, keep_review=keep_review)
         remove = functools.partial(shutil.rmtree, self.settings.folder(job_id), ignore_errors=True)
         await asyncio.get_running_loop().run_in_executor(self.disk, remove)
         self.news.finished(job_id)
@@ -347,16 +354,15 @@ def check_repetition(job: Job, request: str | None) -> None:
         )
 
 
-def reviews_csv(jobs: list[Job]) -> str:
+def reviews_csv(reviews: list[tuple[str, str, dict[str, Any]]]) -> str:
     """Returns reviews as CSV: ids, no names. Cells that a spreadsheet would take for a formula are quoted."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["id", "model", "verdict", "comment", "at"])
-    for job in jobs:
-        review = job.review or {}
+    for job_id, model, review in reviews:
         comment = str(review.get("comment", ""))
         comment = f"'{comment}" if comment[:1] in ("=", "+", "-", "@", "\t", "\r") else comment
-        writer.writerow([job.id, job.model, review.get("verdict", ""), comment, review.get("at", "")])
+        writer.writerow([job_id, model, review.get("verdict", ""), comment, review.get("at", "")])
     return table.getvalue()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,7 +55,7 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
         DataError: The store is damaged, or another server has the folder.
         UsageError: The folder or the address cannot be used.
     """
-    raise_file_limit()
+    set_process_limits()
     prepare_folder(settings.data)
     lock = lock_data(settings.data)
     try:
@@ -82,6 +84,9 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
             server.should_exit = True
 
         service.stop = stop
+        # uvicorn raises the signal that ended it once more; a stop that was asked for is no failure.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: stop())
         try:
             server.run()
         except SystemExit as error:
@@ -97,10 +102,11 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
         lock.close()
 
 
-def raise_file_limit() -> None:
-    """Lets this process open as many files as the system allows: each connection is one."""
+def set_process_limits() -> None:
+    """Lets this process open as many files as it may, and write no core dumps: they hold images."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # Workers and tools inherit it.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections import defaultdict
@@ -19,6 +20,12 @@ from scanseg.server.settings import Settings
 
 logger = logging.getLogger("scanseg.server")
 
+CRASHED = problem(
+    422,
+    "E-SERVE-CRASHED",
+    "The worker process ended while it worked on this image, more than once.",
+    "The image may need more memory than the server has; crop or downsample it.",
+)
 TOO_LONG = problem(
     422,
     "E-SERVE-TIME",
@@ -128,9 +135,7 @@ class Supervisor:
             await self._run_once(line)
             if self._closing:
                 return
-            for job_id in line.jobs:
-                self.news.finished(job_id)
-            line.jobs.clear()
+            await self._recover(line)
             if line.error is not None and not line.was_ready:
                 line.state = "broken"
                 self._on_broken(line)
@@ -140,6 +145,14 @@ class Supervisor:
             pause_s = 0.1 if time.monotonic() - began_s > 10 else min(_LONGEST_WAIT_S, pause_s * 3)
             logger.warning("worker of %s ended; the next one starts in %.1f s", line.model, pause_s)
             await asyncio.sleep(pause_s)
+
+    async def _recover(self, line: Line) -> None:
+        """Queues again what a dead worker was at; the next worker does the same for a dead server."""
+        limits = self.settings.limits
+        await self._store("recover", line.model, tries=limits.tries, error=CRASHED, ttl_s=limits.ttl_s)
+        for job_id in line.jobs:
+            self.news.finished(job_id)
+        line.jobs.clear()
 
     async def _run_once(self, line: Line) -> None:
         line.starts += 1
@@ -194,20 +207,25 @@ class Supervisor:
         """Kills workers whose job takes too long, or that give no sign of life."""
         limits = self.settings.limits
         while True:
-            await asyncio.sleep(1.0)
-            now_s = time.time()
-            for job_id, model, started_s, lease_s in await self._store("running"):
-                line = self.lines.get(model)
-                process = None if line is None else line.process
-                if process is None or job_id not in (line.jobs if line else []):
-                    continue
-                if now_s - started_s > limits.job_s:
-                    await self._store("fail", job_id, TOO_LONG, ttl_s=limits.ttl_s)
-                    logger.warning("job %s took too long; its worker is killed", job_id)
-                    _kill(process)
-                elif now_s - lease_s > limits.lease_s:
-                    logger.warning("the worker of job %s gives no sign of life and is killed", job_id)
-                    _kill(process)
+            await asyncio.sleep(min(1.0, limits.lease_s / 4))
+            try:
+                for job_id, model, started_s, lease_s in await self._store("running"):
+                    await self._judge(job_id, model, started_s, lease_s)
+            except sqlite3.Error as error:
+                logger.error("the job store cannot be read: %s", type(error).__name__)
+
+    async def _judge(self, job_id: str, model: str, started_s: float, lease_s: float) -> None:
+        limits, now_s = self.settings.limits, time.time()
+        line = self.lines.get(model)
+        if line is None or line.process is None or job_id not in line.jobs:
+            return
+        if now_s - started_s > limits.job_s:
+            await self._store("fail", job_id, TOO_LONG, ttl_s=limits.ttl_s)
+            logger.warning("job %s took too long; its worker is killed", job_id)
+            _kill(line.process)
+        elif now_s - lease_s > limits.lease_s:
+            logger.warning("the worker of job %s gives no sign of life and is killed", job_id)
+            _kill(line.process)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

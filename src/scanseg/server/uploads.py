@@ -51,8 +51,11 @@ async def store_body(chunks: AsyncIterator[bytes], target: Path, pool: ThreadPoo
                 hint="Send the bytes of the file as the body.",
             )
         await loop.run_in_executor(pool, _write, handle, bytes(buffer), digest)
-        await loop.run_in_executor(pool, _seal, handle, part, target)
-        handle = -1
+        await loop.run_in_executor(pool, os.fsync, handle)
+        # Closed once only: the number may belong to another file a moment later.
+        open_handle, handle = handle, -1
+        os.close(open_handle)
+        await loop.run_in_executor(pool, _rename, part, target)
     finally:
         if handle >= 0:
             os.close(handle)
@@ -71,9 +74,7 @@ def _write(handle: int, content: bytes, digest: hashlib._Hash) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _seal(handle: int, part: Path, target: Path) -> None:
-    os.fsync(handle)
-    os.close(handle)
+def _rename(part: Path, target: Path) -> None:
     os.replace(part, target)
     sync_folder(target.parent)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -28,17 +29,11 @@ from scanseg.server.models import ServedModel, describe_model
 from scanseg.server.problems import problem
 from scanseg.server.reading import Reader
 from scanseg.server.settings import hold_lock
+from scanseg.server.supervise import CRASHED
 from scanseg.types import Image
 
 logger = logging.getLogger("scanseg.worker")
 _BEAT_S = 2.0
-
-CRASHED = problem(
-    422,
-    "E-SERVE-CRASHED",
-    "The worker process ended while it worked on this image, more than once.",
-    "The image may need more memory than the server has; crop or downsample it.",
-)
 
 
 class Stopped(Exception):
@@ -110,9 +105,13 @@ class Worker:
 
     def _warm_up(self, model: Any) -> None:
         """Predicts an empty image of one patch, so that the first person does not wait for imports."""
-        image = blank_image(model)
-        with tempfile.TemporaryDirectory(dir=self.data / "scratch") as folder:
-            serve_image(model, image, Path(folder), input_name="warm.nii.gz", options=ServeOptions())
+        try:
+            image = blank_image(model)
+            with tempfile.TemporaryDirectory(dir=self.data / "scratch") as folder:
+                serve_image(model, image, Path(folder), input_name="warm.nii.gz", options=ServeOptions())
+        except Exception as error:
+            # Real images may still do; if they do not, their jobs say why.
+            logger.warning("warming up failed: %s", type(error).__name__)
 
     # -- one job --------------------
 
@@ -219,8 +218,11 @@ class Worker:
         while True:
             time.sleep(_BEAT_S if self._job is None else _BEAT_S / 4)
             job, lost = self._job, self._lost
-            if job is not None and not store.beat(job.id, self.name):
-                lost.set()
+            try:
+                if job is not None and not store.beat(job.id, self.name):
+                    lost.set()
+            except sqlite3.Error as error:
+                logger.warning("no sign of life could be written: %s", type(error).__name__)
 
     def _listen(self) -> None:
         """Wakes the work at each line; when the server is gone, gives back the job and ends at once."""

@@ -1,0 +1,89 @@
+"""The process that parses uploads: confined, replaced, and never believed to come back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scanseg.data.image import read_image
+from scanseg.errors import DataError
+from scanseg.pipeline.serving import read_view
+from scanseg.server.reading import Reader
+
+
+@pytest.fixture
+def reader():
+    found = Reader()
+    yield found
+    found.close()
+
+
+def test_what_crosses_is_what_was_read(reader, image_3d, tmp_path) -> None:
+    answer = reader.read({"paths": [str(image_3d)], "out": str(tmp_path), "options": {}}, limit_s=60)
+    assert answer["files"] == 1
+    arrays, geometry = read_view(tmp_path)
+    direct = read_image(image_3d)
+    assert np.array_equal(arrays["image"], direct.array)
+    assert np.array_equal(geometry.affine, direct.geometry.affine)
+    assert (geometry.shape, geometry.spacing, geometry.format) == (
+        direct.geometry.shape, direct.geometry.spacing, direct.geometry.format,
+    )  # fmt: skip
+    assert geometry.header == json.loads(json.dumps(dict(direct.geometry.header)))
+
+
+def test_errors_cross_with_code_and_hint(reader, tmp_path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError) as direct:
+        read_image(path)
+    with pytest.raises(DataError) as crossed:
+        reader.read({"paths": [str(path)], "out": str(tmp_path), "options": {}}, limit_s=60)
+    found, expected = crossed.value, direct.value
+    assert (found.code, found.message, found.hint) == (expected.code, expected.message, expected.hint)
+
+
+def test_a_reader_that_hangs_or_dies_is_an_error(reader, image_3d, tmp_path) -> None:
+    orders = {"paths": [str(image_3d)], "out": str(tmp_path), "options": {}}
+    with pytest.raises(DataError) as late:
+        reader.read(orders, limit_s=0.001)
+    assert late.value.code == "E-SERVE-READ-TIME"
+    reader.prepare()
+    reader._next.kill()
+    with pytest.raises(DataError) as dead:
+        reader.read(orders, limit_s=60)
+    assert dead.value.code == "E-SERVE-READ-CRASH"
+    assert reader.read(orders, limit_s=60)["files"] == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def test_it_is_confined() -> None:
+    code = (
+        "import json, resource, socket\n"
+        "from scanseg.server.reading import confine\n"
+        "missing = confine()\n"
+        "def connect():\n"
+        "    try: socket.create_connection(('127.0.0.1', 9), 1)\n"
+        "    except ConnectionRefusedError: return 'reached'\n"
+        "    except OSError as error: return 'unreachable'\n"
+        "core, files = resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(json.dumps([missing, core[0], files[0], 'NoNewPrivs:\\t1' in status, connect()]))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    missing, core, files, no_new_privileges, network = json.loads(answer.stdout)
+    assert (core, files) == (0, 64)
+    assert no_new_privileges or "no new privileges" in missing
+    assert network == "unreachable" or "no network" in missing
+
+
+def test_stray_output_of_libraries_does_not_disturb(image_3d: Path, tmp_path: Path) -> None:
+    orders = json.dumps({"paths": [str(image_3d)], "out": str(tmp_path), "options": {}})
+    answer = subprocess.run(
+        [sys.executable, "-m", "scanseg.server.reading"], input=orders + "\n", capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert len(answer.stdout.splitlines()) == 1
+    assert json.loads(answer.stdout)["files"] == 1
