@@ -45,7 +45,7 @@ export class SliceViewer {
   pane(name) {
     const axis = this.view.axes[name];
     const canvas = el("canvas.slice", { tabindex: "0", role: "img", "aria-label": t("sliceHelp", { axis: t(`layout_${name}`) }) });
-    const pane = { name, axis, canvas, shown: null, busy: false };
+    const pane = { name, axis, canvas, shown: null, work: null, again: false };
     const parts = [canvas];
     if (axis.count > 1) {
       pane.range = el("input", { type: "range", min: 0, max: axis.count - 1, value: this.at[name], "aria-label": t("sliceOf", { axis: t(`layout_${name}`) }), on: {
@@ -147,21 +147,20 @@ export class SliceViewer {
       pane.number.textContent = `${this.at[pane.name] + 1} / ${pane.axis.count}`;
     }
     if (pane.node.hidden) return;
-    if (pane.busy) {
-      pane.again = true;
-      return;
-    }
-    pane.busy = true;
-    try {
-      do {
-        pane.again = false;
-        pane.shown = await this.slice(pane);
-        this.draw(pane);
-      } while (pane.again);
-    } finally {
-      pane.busy = false;
-    }
+    pane.again = true;
+    pane.work ??= this.work(pane).finally(() => {
+      pane.work = null;
+    });
+    await pane.work;
     this.tell();
+  }
+
+  async work(pane) {
+    while (pane.again) {
+      pane.again = false;
+      pane.shown = await this.slice(pane);
+      this.draw(pane);
+    }
   }
 
   async slice(pane) {

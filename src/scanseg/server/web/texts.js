@@ -7,7 +7,7 @@ const TEXTS = {
   caseTitle: "Case",
   skip: "Skip to content",
   theme: "Colours of the page",
-  theme_auto: "As the system",
+  theme_auto: "System",
   theme_light: "Light",
   theme_dark: "Dark",
   keys: "Keys",

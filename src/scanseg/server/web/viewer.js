@@ -51,10 +51,14 @@ export function makeViewer(job, result, look, signal) {
   const said = el("div");
   const place = el("p.place.num.small", { "aria-live": "off", text: "\u00a0" });
   const bar = el("div.toolbar", { role: "toolbar", "aria-label": t("viewer") });
-  const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail: (error) => put(said, problemBox(error)) };
+  const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail };
   let drawing = null;
   let kind = possible[0];
   const viewer = { node: el("section.viewer.card", { "aria-label": t("viewer") }, bar, said, host, place), ready: null, changed, goTo, destroy };
+
+  function fail(error) {
+    if (error.name !== "AbortError") put(said, problemBox(error));
+  }
 
   async function open(wanted) {
     kind = wanted;
@@ -118,15 +122,15 @@ export function makeViewer(job, result, look, signal) {
       view.uncertainty && toggle(t("uncertainty"), look.uncertainty, (on) => { look.uncertainty = on; changed(); }, "uncertainty-toggle"),
       drawing.measure && toggle(t("measure"), false, (on) => drawing.measure(on), "measure"),
       el("span.space"),
-      possible.length > 1 && el("button.quiet", { type: "button", id: "viewer-kind", text: t(kind === "volume" ? "toSlices" : "toVolume"), on: { click: () => open(kind === "volume" ? "slices" : "volume") } }),
-      el("button.quiet", { type: "button", id: "screenshot", on: { click: () => screenshot().catch(context.fail) } }, icon("camera"), t("screenshot")));
+      possible.length > 1 && el("button.quiet", { type: "button", id: "viewer-kind", text: t(kind === "volume" ? "toSlices" : "toVolume"), on: { click: () => open(kind === "volume" ? "slices" : "volume").catch(fail) } }),
+      el("button.quiet", { type: "button", id: "screenshot", on: { click: () => screenshot().catch(fail) } }, icon("camera"), t("screenshot")));
   }
 
   async function screenshot() {
     save(await labelled(drawing.canvases(), result), `${job.id}_view.png`);
   }
 
-  viewer.ready = open(kind).catch((error) => error.name !== "AbortError" && context.fail(error));
+  viewer.ready = open(kind).catch(fail);
   return viewer;
 }
 

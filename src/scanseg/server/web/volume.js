@@ -10,6 +10,8 @@ const LAYOUTS = {
   all: SLICE_TYPE.MULTIPLANAR, axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL, volume: SLICE_TYPE.RENDER,
 };
 const HEAT = "scanseg_uncertainty";
+// NiiVue's COLORMAP_TYPE.ZERO_TO_MAX_TRANSLUCENT_BELOW_MIN.
+const TRANSLUCENT_BELOW = 2;
 const STEPS = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
 
 export class VolumeViewer {
@@ -33,8 +35,8 @@ export class VolumeViewer {
     const { job, look, signal } = this.context;
     const nv = this.nv;
     await nv.attachToCanvas(this.canvas);
-    // As in the server's slices: red, the more opaque the less sure.
-    nv.addColormap(HEAT, { R: [255, 255], G: [51, 51], B: [26, 26], A: [0, 204], I: [0, 255] });
+    // Red as in the server's slices. Below 0.6 it is the more opaque the less sure.
+    nv.addColormap(HEAT, { R: [255, 255], G: [51, 51], B: [26, 26], A: [255, 255], I: [0, 255] });
     const base = `predictions/${job.id}`;
     const [image, mask] = await Promise.all([buffer(`${base}/image?format=nii.gz`, signal), buffer(`${base}/mask?format=nii.gz`, signal)]);
     this.image = await volume(image, "image.nii.gz", "gray", look.window, look.channel);
@@ -88,11 +90,12 @@ export class VolumeViewer {
     if (on && !this.map) {
       this.map = "coming";
       const { job, signal } = this.context;
-      this.map = await volume(await buffer(`predictions/${job.id}/uncertainty`, signal), "uncertainty.nii.gz", HEAT, [0, 1], 0);
+      this.map = await volume(await buffer(`predictions/${job.id}/uncertainty`, signal), "uncertainty.nii.gz", HEAT, [0.6, 1], 0);
+      this.map.colormapType = TRANSLUCENT_BELOW;
       this.nv.addVolume(this.map);
     }
     if (this.map === "coming") return;
-    this.nv.setOpacity(this.nv.getVolumeIndexByID(this.map.id), this.context.look.uncertainty ? 1 : 0);
+    this.nv.setOpacity(this.nv.getVolumeIndexByID(this.map.id), this.context.look.uncertainty ? 0.8 : 0);
   }
 
   where(found) {
