@@ -81,7 +81,9 @@ def test_every_text_exists_and_is_used() -> None:
     code = {path.name: path.read_text() for path in CODE if path.name != "texts.js"}
     asked = {key for text in code.values() for key in re.findall(r'\bt\("(\w+)"', text)}
     assert asked <= TEXTS
-    words = {word for text in code.values() for word in re.findall(r"\"(\w+)\"|\b(\w+)\b", text) for word in word}
+    words = {
+        word for text in code.values() for word in re.findall(r"\"(\w+)\"|\b(\w+)\b", text) for word in word
+    }
     assert {key for key in TEXTS if key not in built and key not in words} == set()
 
 

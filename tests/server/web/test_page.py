@@ -102,7 +102,9 @@ def test_labels_of_a_volume_can_be_seen_hidden_and_coloured(visit, client: httpx
     def green() -> int:
         picture = np.asarray(Image.open(io.BytesIO(saved(page, "#screenshot"))).convert("RGB")).astype(int)
         # As neither image nor labels nor cross-hair are.
-        return int(((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 60)).sum())
+        return int(
+            ((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 60)).sum()
+        )
 
     assert green() == 0
     page.fill(f"{row} input[type=color]", "#00ff00")
@@ -121,7 +123,13 @@ def test_labels_of_a_volume_can_be_seen_hidden_and_coloured(visit, client: httpx
     page.keyboard.press("ArrowRight")
     page.keyboard.press("PageDown")
     until(page, "(old) => document.querySelector('.place').innerText !== old", place)
-    steps = [made["id"], "coronal", result["view"]["axes"]["coronal"]["count"], result["labels"], _token(client)]
+    steps = [
+        made["id"],
+        "coronal",
+        result["view"]["axes"]["coronal"]["count"],
+        result["labels"],
+        _token(client),
+    ]
     found = page.evaluate(COUNT, steps)
     assert found == {str(label["value"]): label["voxels"] for label in result["labels"] if label["voxels"]}
 
@@ -222,8 +230,8 @@ def test_with_the_keyboard_only(visit, client: httpx.Client) -> None:
     review = client.get(f"/api/v1/predictions/{job}").json()["review"]
     assert (review["verdict"], review["comment"]) == ("accept", "arc and r are letters here")
     unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, a, input, select')].filter((one) => !(one.textContent.trim() ||"
-        " one.ariaLabel || one.labels?.length || one.title)).map((one) => one.outerHTML)"
+        "[...document.querySelectorAll('button, a, input, select')].filter((one) =>"
+        " !(one.textContent.trim() || one.ariaLabel || one.labels?.length || one.title)).map((one) => one.outerHTML)"
     )
     assert unnamed == []
 
@@ -274,7 +282,9 @@ def test_places_in_mm_find_their_slices(visit) -> None:
     index = rng.integers(0, 50, 3)
     mm = (affine @ [*index, 1])[:3]
     script = "async ([affine, mm]) => (await import('/web/slices.js')).solve(affine, mm)"
-    assert visit().page.evaluate(script, [affine.tolist(), mm.tolist()]) == pytest.approx(index.tolist(), abs=1e-6)
+    assert visit().page.evaluate(script, [affine.tolist(), mm.tolist()]) == pytest.approx(
+        index.tolist(), abs=1e-6
+    )
 
 
 @pytest.mark.skipif(not shown_runs(), reason="writes pictures only where SCANSEG_PAGE_IMAGES names two runs")

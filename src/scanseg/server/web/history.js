@@ -55,7 +55,14 @@ async function renew(state, draw) {
   for (;;) {
     await pause(2000, state.signal);
     if (!state.jobs.some((job) => OPEN.includes(job.state))) continue;
-    const { predictions } = await get("predictions?limit=100", state.signal);
+    let predictions;
+    try {
+      ({ predictions } = await get("predictions?limit=100", state.signal));
+    } catch (error) {
+      if (error.status) throw error;
+      // The server may be back next time.
+      continue;
+    }
     const fresh = new Map(predictions.map((job) => [job.id, job]));
     const known = new Set(state.jobs.map((job) => job.id));
     const before = state.jobs.filter((job) => OPEN.includes(job.state)).length;

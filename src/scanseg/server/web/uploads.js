@@ -3,6 +3,8 @@
 import { send, upload } from "./api.js";
 
 const running = new Map();
+// One upload at a time: several would only share the line, and the first case would start later.
+let line = Promise.resolve();
 const listeners = new Set();
 
 /** Returns what is known of the upload of a prediction: `{fraction, problem}`, or undefined. */
@@ -51,14 +53,15 @@ export async function order(order, files) {
   return prediction;
 }
 
-/** Uploads the inputs of a prediction one after the other: `[slot, file]` each. */
+/** Uploads inputs of a prediction, `[slot, file]` each, after those that wait already. */
 export function resume(prediction, pairs) {
-  const state = { fraction: 0, problem: null, controller: new AbortController(), finished: null };
+  const state = { fraction: 0, problem: null, controller: new AbortController() };
   running.set(prediction.id, state);
   tell(prediction.id);
   const total = pairs.reduce((sum, [, file]) => sum + file.size, 0) || 1;
-  state.finished = (async () => {
+  const whole = async () => {
     let before = 0;
+    if (state.controller.signal.aborted) return;
     for (const [slot, file] of pairs) {
       await upload(`/api/v1/predictions/${prediction.id}/inputs/${slot}`, file, (loaded) => {
         state.fraction = (before + loaded) / total;
@@ -67,10 +70,10 @@ export function resume(prediction, pairs) {
       before += file.size;
     }
     end(prediction.id);
-  })().catch((error) => {
+  };
+  line = line.then(whole).catch((error) => {
     if (error.name === "AbortError") return;
     state.problem = error;
     tell(prediction.id);
   });
-  return state.finished;
 }

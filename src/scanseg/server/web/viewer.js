@@ -54,6 +54,7 @@ export function makeViewer(job, result, look, signal) {
   const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail };
   let drawing = null;
   let kind = possible[0];
+  let waits = false;
   const viewer = { node: el("section.viewer.card", { "aria-label": t("viewer") }, bar, said, host, place), ready: null, changed, goTo, destroy };
 
   function fail(error) {
@@ -87,8 +88,14 @@ export function makeViewer(job, result, look, signal) {
     tools();
   }
 
+  /** Draws once for all changes of a frame: sliders tell of more than can be drawn. */
   function changed() {
-    drawing?.changed();
+    if (waits) return;
+    waits = true;
+    requestAnimationFrame(() => {
+      waits = false;
+      if (!signal.aborted) drawing?.changed();
+    });
   }
 
   function goTo(mm) {
@@ -127,6 +134,7 @@ export function makeViewer(job, result, look, signal) {
   }
 
   async function screenshot() {
+    await new Promise((resolve) => requestAnimationFrame(resolve));
     save(await labelled(drawing.canvases(), result), `${job.id}_view.png`);
   }
 
