@@ -365,11 +365,7 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def checked_options(**values: Any) -> dict[str, Any]:
-    """Returns the options of a prediction from single values.
-
-    Raises:
-        Refusal: 422, a value is out of range.
-    """
+    """Returns the options of a prediction from single values; a 422 refusal if one is out of range."""
     try:
         return Options(**values).model_dump()
     except ValidationError as error:
@@ -383,11 +379,7 @@ def checked_options(**values: Any) -> dict[str, Any]:
 
 
 def parse_spacing(text: str | None) -> list[float] | None:
-    """Returns voxel sizes from `z,y,x`.
-
-    Raises:
-        Refusal: 422, these are no numbers.
-    """
+    """Returns voxel sizes from `z,y,x`; a 422 refusal if these are no numbers."""
     if text is None:
         return None
     try:

@@ -28,6 +28,12 @@ def shown_runs() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def run_3d(run_3d: Path) -> Path:
+    """The run that the server shows."""
+    return shown_runs()[0] if shown_runs() else run_3d
+
+
+@pytest.fixture(scope="session")
 def run_2d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """U-Mamba (Bot), trained for a moment on the images of nuclei."""
     if shown_runs():
@@ -57,10 +63,7 @@ def run_2d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(start: Callable[..., Any], run_2d: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server with a token, a model for volumes and one for planes."""
     root = tmp_path_factory.mktemp("site")
-    options = ["-m", str(run_2d), "--token-file", str(root / "token")]
-    if shown_runs():
-        options += ["-m", str(shown_runs()[0])]
-    server = start(root / "data", options=tuple(options))
+    server = start(root / "data", options=("-m", str(run_2d), "--token-file", str(root / "token")))
     server.wait_ready()
     return server
 

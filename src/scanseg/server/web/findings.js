@@ -92,7 +92,7 @@ export function details(job, result) {
   const times = Object.entries(result.timing_s).map(([stage, seconds]) => `${t(`stage_${stage}`)} ${number(seconds, 2)} s`).join(", ");
   const tables = (result.rule_tables ?? []).map((table) => `${table.name} ${table.version}`).join(", ");
   return el("dl.facts", {},
-    row("shape", result.input.shape.join(" x ")), row("spacing", `${result.input.spacing.map((v) => number(v)).join(" x ")} ${result.input.unit}`),
+    row("shape", result.input.shape.join(" \u00d7 ")), row("spacing", `${result.input.spacing.map((v) => number(v)).join(" \u00d7 ")} ${result.input.unit}`),
     row("channels", result.input.channels.join(", ")), row("model", `${result.model.id} ${result.model.version}`), row("network", result.model.network),
     row("validationDice", Object.entries(result.quality.validation_dice).map(([name, dice]) => `${name} ${number(dice, 2)}`).join(", ")),
     row("licence", result.model.licence), row("citation", result.model.citation), row("timing", times), row("rules", tables), row("id", job.id));

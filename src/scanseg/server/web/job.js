@@ -37,6 +37,7 @@ export async function follow(host, job, signal) {
   const bar = el("progress", { max: "1", "aria-label": t("progress") });
   const eta = el("span.num.small");
   const said = el("div");
+  const close = el("p.small", { text: t("canClose") });
   const cancel = el("button", { type: "button", id: "cancel", text: t("cancel"), on: { click: async () => {
     cancel.disabled = true;
     stopUpload(job.id);
@@ -55,12 +56,13 @@ export async function follow(host, job, signal) {
     if (share === null) bar.removeAttribute("value");
     else bar.value = share;
     eta.textContent = last.eta_s ? t("left_s", { time: span(last.eta_s) }) : "";
+    close.hidden = last.state === "waiting";
     announce(last.state === "waiting" ? t("state_waiting") : text);
     const upload = uploadOf(job.id);
     if (last.state === "waiting" && (!upload || upload.problem)) put(said, again(last, upload?.problem, signal, paint));
     else if (!said.querySelector("[role=alert]")) put(said);
   };
-  put(host, el("section.jobbar.card", { "aria-label": t("progress") }, el("div.row", {}, state, bar, eta, cancel), said));
+  put(host, el("section.jobbar.card", { "aria-label": t("progress") }, el("div.row", {}, state, bar, eta, cancel), said, close));
   onUpload((id) => id === job.id && paint(), signal);
   paint();
   for await (const found of watch(job.id, signal)) {

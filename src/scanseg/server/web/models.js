@@ -86,10 +86,15 @@ function cardParts(card) {
       row(t("limits"), el("ul", {}, card.limits.map((text) => el("li", { text })))),
       row(t("network"), `${card.network}, ${card.spatial_dims}D, ${t("folds", { n: card.folds })}`),
       row(t("channels"), card.channels.join(", ")), row(t("modality"), card.modality),
-      row(t("spacing"), spacing && `${spacing.low.map((v) => number(v)).join(" x ")} - ${spacing.high.map((v) => number(v)).join(" x ")} mm`),
+      row(t("spacing"), spacing && rangeText(spacing)),
       row(t("licence"), card.licence), row(t("citation"), card.citation),
       row(t("device"), card.device), row(t("weights"), el("code.wrap", { text: card.sha256.join(" ") }))),
     el("h3", { text: t("labels") }), el("div.scroll", {}, table),
     el("p.small", { text: t("validationNote", { n: card.validation_cases }) }),
   ];
+}
+
+function rangeText({ low, high }) {
+  const text = (sizes) => sizes.map((size) => number(size)).join(" \u00d7 ");
+  return text(low) === text(high) ? `${text(low)} mm` : t("rangeMm", { low: text(low), high: text(high) });
 }

@@ -125,7 +125,8 @@ function caseRow(state, one, index, channels, draw) {
     return el("div.file", {}, el("span.name", { text: one.name, title: one.name }), el("span.num", { text: size(one.files[0].size) }), remove);
   }
   const slots = channels.map((channel, place) => slot(one, channel, place, draw));
-  return el("fieldset.slots", {}, el("legend", {}, el("span.name", { text: one.name }), remove), slots);
+  return el("fieldset.slots", {}, el("legend", {}, el("span.name", { text: one.name }), remove), slots,
+    isComplete(one) ? null : el("p.error", { text: t("incomplete") }));
 }
 
 /** A place for a channel: files are dragged here from other places, or chosen in the list. */
