@@ -12,6 +12,8 @@ from scanseg.server.evaluations import evaluate_job
 from scanseg.server.jobs import Job, Slot
 from scanseg.server.models import describe_model
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
+
 
 @pytest.fixture
 def evaluate(run_3d: Path, demo_data: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from scanseg.client import Client, ServiceError
 from scanseg.data.image import read_label_map
 from scanseg.files import read_json
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
 NOTICE = "Research software. Not a medical device."
 
 

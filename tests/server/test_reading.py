@@ -13,6 +13,8 @@ from scanseg.errors import DataError
 from scanseg.pipeline.serving import read_view
 from scanseg.server.reading import Reader
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
+
 
 @pytest.fixture
 def reader():

@@ -9,6 +9,8 @@ import os
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ import httpx
 import pytest
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 300)]
 OPEN = {("get", "/healthz"), ("get", "/readyz")}
 
 
@@ -414,3 +416,18 @@ def test_nothing_of_a_patient_reaches_logs_errors_or_reports(server, api, image_
     assert oct(server.data.stat().st_mode & 0o777) == "0o700"
     for job in jobs:
         assert api.delete(job["links"]["self"]).status_code == 204
+
+
+def test_what_libraries_say_in_a_worker_goes_nowhere() -> None:
+    code = (
+        "import logging, warnings\n"
+        "from scanseg.server.worker import log_own_words_only\n"
+        "log_own_words_only()\n"
+        "logging.getLogger('highdicom.base').error('MARKER')\n"
+        "logging.error('MARKER')\n"
+        "warnings.warn('MARKER')\n"
+        "logging.getLogger('scanseg.worker').info('job p_1 failed')\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stderr == "INFO scanseg.worker job p_1 failed\n"
+    assert answer.stdout == ""

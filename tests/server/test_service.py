@@ -13,6 +13,7 @@ from scanseg.server.app import make_app
 from scanseg.server.limits import Limits
 from scanseg.server.settings import Settings, prepare_folder
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
 NAMED = {"X-Scanseg-Name": "a.nii.gz"}
 
 

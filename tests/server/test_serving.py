@@ -14,6 +14,8 @@ from scanseg.server.settings import Settings, file_system, hold_lock
 from scanseg.server.tokens import load_tokens
 from scanseg.server.uploads import read_name, safe_name
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
+
 
 def settings(host: str = "127.0.0.1", **more: object) -> Settings:
     return Settings(runs={}, data=Path("x"), host=host, **more)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from scanseg.server.snippets import snippets
 TYPES = {
     ".nii.gz": "application/gzip", ".nii": "application/octet-stream", ".nrrd": "application/octet-stream",
     ".mha": "application/octet-stream", ".png": "image/png", ".tif": "image/tiff", ".tiff": "image/tiff",
+    ".dcm": "application/dicom",
     ".html": "text/html; charset=utf-8", ".zip": "application/zip", ".json": "application/json",
 }  # fmt: skip
 MASK_FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png", "tif")
@@ -122,6 +123,12 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         job = await service.job(job_id, owner(request), "prediction")
         result_folder(service, job)
         return await _converted(service, job, "image", format or "nii.gz", tools.make_image)
+
+    @routes.get(f"{base}/dicom-seg", tags=["files"], response_class=FileResponse, responses=_BINARY)
+    async def segmentation(job_id: str, request: Request) -> FileResponse:
+        """Gives the mask as a DICOM segmentation; only where the input was a DICOM series."""
+        job = await service.job(job_id, owner(request), "prediction")
+        return _found(result_folder(service, job), "segmentation.dcm", job)
 
     @routes.get(f"{base}/uncertainty", tags=["files"], response_class=FileResponse, responses=_BINARY)
     async def uncertainty(job_id: str, request: Request) -> FileResponse:

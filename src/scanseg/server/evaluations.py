@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -83,7 +84,7 @@ def _without_paths(text: str, pair: Path) -> str:
 def _apart(pair: str, result: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns what `_measure` does, from a confined process: the files come from outside."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=confine) as pool:
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin) as pool:
         try:
             return pool.submit(_measure, pair, result).result(timeout=_LONGEST_S)
         except (BrokenExecutor, TimeoutError):
@@ -94,6 +95,12 @@ def _apart(pair: str, result: str) -> tuple[list[dict[str, Any]], dict[str, Any]
                 code="E-SERVE-READ-CRASH",
                 hint="Open the files in another program and save them again.",
             ) from None
+
+
+def _begin() -> None:
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
+    confine()
 
 
 def _measure(pair: str, result: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -18,6 +18,8 @@ _WINDOWS = {  # of CT, in Hounsfield units; offered where the intensities look l
     "brain": (0.0, 80.0),
 }
 
+_ROUTES = {"preview": "preview.png", "segmentation": "dicom-seg"}
+
 
 def make_result(job_id: str, found: dict[str, Any], model: ServedModel, folder: Path) -> dict[str, Any]:
     """Returns the result document.
@@ -56,6 +58,8 @@ def make_result(job_id: str, found: dict[str, Any], model: ServedModel, folder: 
         "quality": {
             "status": "review" if any(entry["review"] for entry in said) else "ok",
             "flags": sorted({entry["code"] for entry in said if entry["review"]}),
+            "expected_dice": None,
+            "expected_dice_reason": "No model that estimates the Dice of a single case is served.",
             "validation_dice": model.validation,
             "validation_cases": model.validation_cases,
         },
@@ -194,7 +198,7 @@ def _files(folder: Path, base: str) -> dict[str, dict[str, Any]]:
             continue
         stem = path.name.split(".")[0]
         key = f"probabilities/{stem}" if inside.startswith("probabilities/") else stem
-        href = f"{base}/{'preview.png' if key == 'preview' else key}"
+        href = f"{base}/{_ROUTES.get(key, key)}"
         files[key] = {"href": href, "name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
     files["report"] = {"href": f"{base}/report.html", "name": "report.html"}
     files["zip"] = {"href": f"{base}/all.zip", "name": "all.zip"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import os
 import threading
@@ -69,7 +70,7 @@ class Tools:
 
 
 def _quiet() -> None:
-    """Ignores interrupts at the terminal, and ends with the web process however that ends."""
+    """Is silent, ignores interrupts at the terminal, and ends with the web process however that ends."""
     import signal
 
     def follow() -> None:
@@ -78,6 +79,8 @@ def _quiet() -> None:
             parent.join()
         os._exit(0)
 
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
     threading.Thread(target=follow, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError, ValueError, OSError):

@@ -184,7 +184,7 @@ class Worker:
             limit_s=min(900.0, self.limits.job_s),
         )
         arrays, geometry = read_view(out)
-        return Image(arrays["image"], geometry), str(answer["name"])
+        return Image(arrays["image"], geometry, paths[0]), str(answer["name"])
 
     def _evaluate(self, job: Job, model: Any, facts: ServedModel, result: Path) -> None:
         from scanseg.server.evaluations import evaluate_job
@@ -251,13 +251,26 @@ class Worker:
         return text.replace(unpacked + os.sep, "archive entry ").replace(str(self.data), "")
 
 
+def log_own_words_only() -> None:
+    """Sends our log to stderr; what libraries log or warn of may name a patient and goes nowhere."""
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    own = logging.getLogger("scanseg")
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False
+
+
 def main() -> None:
     """Runs a worker by the orders on standard input."""
     import signal
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # An interrupt at the terminal reaches the whole group; the server tells its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log_own_words_only()
+    # These reach the whole process group; the server tells its workers itself, by closing their input.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.readline()
     if line:
         Worker(json.loads(line)).run()
