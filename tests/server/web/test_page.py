@@ -82,6 +82,10 @@ def test_a_volume_from_upload_to_download(visit, client: httpx.Client, image_3d:
     table = saved(page, "#get-csv").decode().splitlines()
     assert [row.split(",")[4] for row in table[1:]] == [str(label["voxels"]) for label in result["labels"]]
     assert saved(page, "#get-mesh")[80:84] != b"\0\0\0\0"
+    step = next(step for step in result["next_steps"] if step["where_mm"])
+    page.click(f"[data-go={step['code']}] >> nth=0")
+    place = [float(part) for part in page.inner_text(".place").split("mm")[0].split()]
+    assert place == pytest.approx(step["where_mm"], abs=1.0)  # the cross-hair stays inside a voxel of 1 mm
     page.keyboard.press("r")
     page.wait_for_selector("#verdict-reject[aria-pressed=true]")
     assert client.get(f"/api/v1/predictions/{job}").json()["review"]["verdict"] == "reject"
@@ -190,16 +194,56 @@ def test_a_job_survives_a_reload_and_can_be_cancelled(visit, site: Any, client: 
     page.fill("#token", site.token)
     page.click("button[type=submit]")
     page.wait_for_selector("[data-job-state=running]")
-    second = client.post("/api/v1/predictions", json={"model": "hippocampus", "sample": "hippocampus_143"})
-    page.click("#cancel")
-    page.wait_for_selector("[data-job-state=cancelled]")
-    assert client.get(f"/api/v1/predictions/{id_of(page)}").json()["state"] == "cancelled"
-    assert client.delete(f"/api/v1/predictions/{second.json()['id']}").status_code == 204
+    first = id_of(page)
+    order = {"model": "hippocampus", "sample": "hippocampus_143"}
+    second = client.post("/api/v1/predictions", json=order).json()["id"]
+    for job, text in ((second, "Queued, place 1"), (first, "Segmenting")):
+        page.goto(f"{one.url}/#/cases/{job}")
+        page.wait_for_selector(f"[data-job-state] >> text={text}")
+        page.click("#cancel")
+        page.wait_for_selector("[data-job-state=cancelled]")
+        assert client.get(f"/api/v1/predictions/{job}").json()["state"] == "cancelled"
+
+
+def test_an_unfinished_upload_goes_on(visit, client: httpx.Client, image_3d: Path) -> None:
+    one = visit()
+    page = one.page
+    order = {"model": "hippocampus", "inputs": [{"name": "late.nii.gz"}]}
+    job = client.post("/api/v1/predictions", json=order).json()["id"]
+    page.goto(f"{one.url}/#/cases/{job}")
+    page.set_input_files(".again input", image_3d)
+    page.click(".again button")
+    page.wait_for_selector(".viewer[data-kind]")
+    assert client.get(f"/api/v1/predictions/{job}/result").status_code == 200
+
+
+def test_many_files_are_many_cases(visit, demo_data: Path) -> None:
+    page = visit().page
+    page.check("#model-nuclei")
+    page.set_input_files("#choose-files", sorted((demo_data / "nuclei" / "imagesTs").iterdir())[1:3])
+    page.click("text=Segment 2 cases")
+    page.wait_for_url(re.compile("#/history"))
+    for name in ("nuc_1e61ecf354", "nuc_9586e48a9a"):
+        page.wait_for_selector(f".history tr:has-text('{name}') [data-state=done]")
+
+
+def test_a_server_that_is_gone_is_told(visit) -> None:
+    one = visit()
+    one.expected = ("ERR_INTERNET_DISCONNECTED",)
+    one.page.wait_for_selector(".tile")
+    one.page.context.set_offline(True)
+    one.page.click("text=History")
+    one.page.wait_for_selector(".problem >> text=E-PAGE-NETWORK")
+    one.page.context.set_offline(False)
+    one.page.click(".problem button")
+    one.page.wait_for_selector("#search")
 
 
 def test_with_the_keyboard_only(visit, client: httpx.Client) -> None:
-    one = visit()
-    page = one.page
+    before = {"model": "nuclei", "sample": "nuc_feffce59a1"}
+    made = client.post("/api/v1/predictions", json=before).json()["id"]
+    assert client.get(f"/api/v1/predictions/{made}?wait=60").json()["state"] == "done"
+    page = visit().page
     page.wait_for_selector(".tile")
 
     def tab_to(selector: str) -> None:
@@ -226,7 +270,7 @@ def test_with_the_keyboard_only(visit, client: httpx.Client) -> None:
     page.evaluate("document.activeElement.blur()")
     page.wait_for_selector("[data-to=left]")
     page.keyboard.press("ArrowLeft")
-    until(page, "(id) => !location.hash.endsWith(id)", job)
+    until(page, "(id) => location.hash.endsWith(id)", made)
     review = client.get(f"/api/v1/predictions/{job}").json()["review"]
     assert (review["verdict"], review["comment"]) == ("accept", "arc and r are letters here")
     unnamed = page.evaluate(
@@ -238,15 +282,19 @@ def test_with_the_keyboard_only(visit, client: httpx.Client) -> None:
 
 
 def test_history_is_searched_and_emptied(visit, client: httpx.Client) -> None:
+    for name in ("damaged.nii", "other.nii"):
+        url = "/api/v1/predictions?model=hippocampus&wait=60"
+        answer = client.put(url, content=b"no image", headers={"X-Scanseg-Name": name})
+        assert answer.json()["state"] == "failed"
     one = visit(scheme="dark")
     page = one.page
     page.goto(f"{one.url}/#/history")
-    page.wait_for_selector(".history tbody tr")
+    page.wait_for_selector(".history tbody tr:has-text('other.nii')")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 21, 24)"
     page.select_option("#tools select", "light")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 245, 246)"
     before = page.locator(".history tbody tr").count()
-    page.fill("#search", "cut.nii")
+    page.fill("#search", "damaged.nii")
     assert page.locator(".history tbody tr").count() == 1
     page.click(".history tbody tr button")
     page.click("dialog >> text=Keep it")
@@ -256,7 +304,7 @@ def test_history_is_searched_and_emptied(visit, client: httpx.Client) -> None:
     page.fill("#search", "")
     assert page.locator(".history tbody tr").count() == before - 1
     names = [job["name"] for job in client.get("/api/v1/predictions").json()["predictions"]]
-    assert "cut.nii" not in names
+    assert "damaged.nii" not in names
 
 
 def test_channels_are_grouped_into_cases(visit) -> None:
@@ -274,6 +322,21 @@ def test_channels_are_grouped_into_cases(visit) -> None:
         ["c", ["c_0000.nii.gz", None], False],
     ]
     assert len(page.evaluate(script, [names, 1])) == 6
+
+
+def test_files_are_dropped_and_removed(visit) -> None:
+    page = visit().page
+    page.wait_for_selector(".drop")
+    drop = """(name) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File(["x"], name));
+      document.querySelector(".drop").dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
+    }"""
+    page.evaluate(drop, "one.nii.gz")
+    page.wait_for_selector(".file >> text=one.nii.gz")
+    assert page.is_enabled("#run")
+    page.click(".file button")
+    page.wait_for_selector("#run:disabled")
 
 
 def test_places_in_mm_find_their_slices(visit) -> None:

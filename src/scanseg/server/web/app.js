@@ -1,7 +1,10 @@
 // Start, routes and what is on every page. Routes stand behind `#`: they never reach the server or its logs.
 
 import { get, hasToken, Problem, setToken } from "./api.js";
+import { show as showCase } from "./case.js";
 import { announce, el, put } from "./dom.js";
+import { show as showHistory } from "./history.js";
+import { show as showNew } from "./new.js";
 import { problemBox } from "./problem.js";
 import { t } from "./texts.js";
 
@@ -9,6 +12,7 @@ const main = document.getElementById("main");
 const THEMES = ["auto", "light", "dark"];
 let leave = () => {};
 let facts = null;
+let shown = false;
 
 /** Returns `/api/v1/version`, asked for once. */
 async function version() {
@@ -17,9 +21,9 @@ async function version() {
 }
 
 const PAGES = {
-  "": { title: "newTitle", load: () => import("./new.js") },
-  cases: { title: "caseTitle", load: () => import("./case.js") },
-  history: { title: "historyTitle", load: () => import("./history.js") },
+  "": { title: "newTitle", show: showNew },
+  cases: { title: "caseTitle", show: showCase },
+  history: { title: "historyTitle", show: showHistory },
 };
 
 /** Shows the page that the address names. */
@@ -33,11 +37,13 @@ async function show() {
   mark(name in PAGES ? name : "");
   const root = el("div.page");
   put(main, root);
+  // What had the focus is gone: go on from the top of the new page.
+  if (shown) main.focus({ preventScroll: true });
+  shown = true;
   const context = { root, id, signal: controller.signal, fail: (error) => fail(root, error, controller.signal) };
   try {
     context.version = await version();
-    const code = await page.load();
-    if (!controller.signal.aborted) await code.show(context);
+    if (!controller.signal.aborted) await page.show(context);
   } catch (error) {
     context.fail(error);
   }
