@@ -330,7 +330,8 @@ def test_files_are_dropped_and_removed(visit) -> None:
     drop = """(name) => {
       const transfer = new DataTransfer();
       transfer.items.add(new File(["x"], name));
-      document.querySelector(".drop").dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
+      const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+      document.querySelector(".drop").dispatchEvent(event);
     }"""
     page.evaluate(drop, "one.nii.gz")
     page.wait_for_selector(".file >> text=one.nii.gz")

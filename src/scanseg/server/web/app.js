@@ -105,7 +105,7 @@ function tools() {
 
 function showKeys() {
   const rows = t("keyList").split("\n").map((line) => {
-    const [key, text] = line.split(": ");
+    const [, key, text] = /^([^:]+): (.*)$/.exec(line);
     return el("tr", {}, el("td", {}, key.split(" ").map((one) => el("kbd", { text: one }))), el("td", { text }));
   });
   const dialog = el("dialog", { "aria-label": t("keys") },

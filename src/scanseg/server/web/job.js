@@ -37,6 +37,7 @@ export async function follow(host, job, signal) {
   const bar = el("progress", { max: "1", "aria-label": t("progress") });
   const eta = el("span.num.small");
   const said = el("div");
+  let form = null;
   const close = el("p.small", { text: t("canClose") });
   const cancel = el("button", { type: "button", id: "cancel", text: t("cancel"), on: { click: async () => {
     cancel.disabled = true;
@@ -59,8 +60,15 @@ export async function follow(host, job, signal) {
     close.hidden = last.state === "waiting";
     announce(last.state === "waiting" ? t("state_waiting") : text);
     const upload = uploadOf(job.id);
-    if (last.state === "waiting" && (!upload || upload.problem)) put(said, again(last, upload?.problem, signal, paint));
-    else if (!said.querySelector("[role=alert]")) put(said);
+    const stopped = last.state === "waiting" && (!upload || upload.problem);
+    // The form stays while it is the same: it may hold a file that was chosen already.
+    if (stopped && (!form || form.problem !== upload?.problem)) {
+      form = { problem: upload?.problem, node: again(last, upload?.problem, paint) };
+      put(said, form.node);
+    } else if (!stopped && form) {
+      form = null;
+      put(said);
+    }
   };
   put(host, el("section.jobbar.card", { "aria-label": t("progress") }, el("div.row", {}, state, bar, eta, cancel), said, close));
   onUpload((id) => id === job.id && paint(), signal);
@@ -79,7 +87,7 @@ export async function follow(host, job, signal) {
 }
 
 /** After a reload the files of an unfinished upload are gone: they are asked for again. */
-function again(job, problem, signal, paint) {
+function again(job, problem, paint) {
   const missing = job.inputs.filter((one) => !one.received);
   const fields = missing.map((one) => el("input", { type: "file", "aria-label": one.name }));
   const form = el("form.again", {}, problem ? problemBox(problem) : el("p", { text: t("uploadStopped") }),

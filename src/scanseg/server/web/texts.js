@@ -254,7 +254,7 @@ const TEXTS = {
   imageFormat: "Format of the image",
   meshLabel: "Label of the surface",
   meshFormat: "Format of the surface",
-  asInput: "as the input",
+  asInput: "as input",
   downloaded: "{name} saved",
   // history
   case: "Case",
