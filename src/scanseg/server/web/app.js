@@ -84,21 +84,30 @@ function mark(name) {
 
 // -- light and dark --------------------
 
-function theme() {
-  const found = localStorage.getItem("scanseg-theme");
-  return THEMES.includes(found) ? found : "auto";
+/** Returns the choice of the last visit; browsers may keep nothing. */
+function keptTheme() {
+  try {
+    const found = localStorage.getItem("scanseg-theme");
+    return THEMES.includes(found) ? found : "auto";
+  } catch {
+    return "auto";
+  }
 }
 
-function paintTheme() {
-  document.documentElement.dataset.theme = theme();
+function paintTheme(name) {
+  document.documentElement.dataset.theme = name;
 }
 
 function tools() {
   const choice = el("select", { "aria-label": t("theme"), on: { change: () => {
-    localStorage.setItem("scanseg-theme", choice.value);
-    paintTheme();
+    paintTheme(choice.value);
+    try {
+      localStorage.setItem("scanseg-theme", choice.value);
+    } catch {
+      // Then it holds for this visit.
+    }
   } } }, THEMES.map((name) => el("option", { value: name, text: t(`theme_${name}`) })));
-  choice.value = theme();
+  choice.value = keptTheme();
   const keys = el("button.quiet", { type: "button", text: t("keys"), on: { click: showKeys } });
   put(document.getElementById("tools"), keys, choice);
 }
@@ -127,7 +136,7 @@ function takeToken() {
 }
 
 takeToken();
-paintTheme();
+paintTheme(keptTheme());
 tools();
 const skip = document.getElementById("skip");
 skip.textContent = t("skip");

@@ -5,6 +5,8 @@ const TOLD_APART = 20;
 
 export class Labels {
   /**
+   * Returns the labels, null where this browser does not give back the pixels that it was given: some add noise to
+   * them against tracking.
    * @param {string} base Path of the slice.
    * @param {object[]} labels Of the result.
    * @param {function} fetchPicture Path to `ImageBitmap`.
@@ -19,7 +21,9 @@ export class Labels {
       for (let pixel = 0; pixel < values.length; pixel++) {
         const at = pixel * 4;
         const colour = colourAt(drawn.data, at);
-        if (colour !== colourAt(bare.data, at) && known.has(colour)) values[pixel] = known.get(colour);
+        if (colour === colourAt(bare.data, at)) continue;
+        if (!known.has(colour)) return null;
+        values[pixel] = known.get(colour);
       }
     }
     return new Labels(bare.width, bare.height, values);

@@ -134,7 +134,7 @@ export class SliceViewer {
     const mm = affine ? affine.slice(0, 3).map((row) => row[0] * index[0] + row[1] * index[1] + row[2] * index[2] + row[3]) : null;
     const pane = this.panes.find((one) => one.shown && !one.node.hidden);
     const { columns, rows } = pane ? PLANES[pane.name] : {};
-    const label = pane && this.context.look.labels.get(pane.shown.labels.valueAt(this.at[columns], this.at[rows]))?.name;
+    const label = this.context.look.labels.get(pane?.shown.labels?.valueAt(this.at[columns], this.at[rows]))?.name;
     this.context.tell(placeText({ mm, index, label }));
   }
 
@@ -166,10 +166,15 @@ export class SliceViewer {
   async slice(pane) {
     const { look, result } = this.context;
     const base = `predictions/${this.context.job.id}/slice/${pane.name}/${pane.name === "plane" ? 0 : this.at[pane.name]}.png`;
-    const query = `window=${look.window.join(",")}&channel=${look.channel}&overlay=0`;
-    const path = `${base}?${query}${look.uncertainty ? "&uncertainty=true" : ""}`;
-    const image = await this.kept(path, () => this.picture(path));
     const labels = await this.kept(`${base}#labels`, () => Labels.read(base, result.labels, (path) => this.picture(path)));
+    const query = new URLSearchParams({ window: look.window.join(","), channel: look.channel, overlay: 0, uncertainty: look.uncertainty });
+    if (!labels) {
+      // Then the server draws them, in its own colours and with one opacity.
+      const visible = [...look.labels].filter(([, label]) => label.visible);
+      query.set("overlay", visible.length ? visible[0][1].opacity : 0);
+      query.set("labels", visible.map(([value]) => value).join(","));
+    }
+    const image = await this.kept(`${base}?${query}`, () => this.picture(`${base}?${query}`));
     return { image, labels };
   }
 
@@ -211,7 +216,8 @@ export class SliceViewer {
     pen.imageSmoothingEnabled = fit * Math.min(rowStep, columnStep) < 12;
     pen.drawImage(pane.shown.image, box.x, box.y, box.width, box.height);
     pen.imageSmoothingEnabled = false;
-    pen.drawImage(pane.shown.labels.picture(this.context.look.labels), box.x, box.y, box.width, box.height);
+    const { labels } = pane.shown;
+    if (labels) pen.drawImage(labels.picture(this.context.look.labels), box.x, box.y, box.width, box.height);
     this.cross(pen, pane, box, at, scale);
   }
 

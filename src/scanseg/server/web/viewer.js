@@ -51,7 +51,7 @@ export function makeViewer(job, result, look, signal) {
   const said = el("div");
   const place = el("p.place.num.small", { "aria-live": "off", text: "\u00a0" });
   const bar = el("div.toolbar", { role: "toolbar", "aria-label": t("viewer") });
-  const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail };
+  const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail, lost };
   let drawing = null;
   let kind = possible[0];
   let waits = false;
@@ -59,6 +59,16 @@ export function makeViewer(job, result, look, signal) {
 
   function fail(error) {
     if (error.name !== "AbortError") put(said, problemBox(error));
+  }
+
+  function noVolume() {
+    put(said, el("p.note", { text: t("volumeFailed") }));
+    if (possible.includes("volume")) possible.splice(possible.indexOf("volume"), 1);
+  }
+
+  /** The graphics card took its memory back, as when a computer wakes. */
+  function lost() {
+    open("slices").then(noVolume).then(tools).catch(fail);
   }
 
   async function open(wanted) {
@@ -75,8 +85,7 @@ export function makeViewer(job, result, look, signal) {
         if (error.name === "AbortError" || signal.aborted) return;
         console.warn(error.message);
         drawing?.destroy();
-        put(said, el("p.note", { text: t("volumeFailed") }));
-        possible.splice(possible.indexOf("volume"), 1);
+        noVolume();
         kind = "slices";
       }
     }

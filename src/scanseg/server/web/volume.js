@@ -21,6 +21,7 @@ export class VolumeViewer {
     this.context = context;
     this.canvas = el("canvas.gl", { tabindex: "0", role: "img", "aria-label": t("volumeHelp") });
     put(host, this.canvas);
+    this.canvas.addEventListener("webglcontextlost", () => this.gone || context.lost());
     this.nv = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.25, 0.75, 0.8, 0.8], crosshairWidth: 0.4, crosshairWidthUnit: "percent", show3Dcrosshair: true,
       isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarLayout: MULTIPLANAR_TYPE.GRID,
@@ -143,6 +144,7 @@ export class VolumeViewer {
   }
 
   destroy() {
+    this.gone = true;
     this.nv.gl?.getExtension("WEBGL_lose_context")?.loseContext();
     this.nv.cleanup?.();
     this.canvas.remove();
