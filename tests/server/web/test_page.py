@@ -181,6 +181,12 @@ def test_a_plane_without_a_graphics_card(visit, client: httpx.Client, demo_data:
     found = page.evaluate(COUNT, [job, "plane", 1, result["labels"], _token(client)])
     assert found == {str(label["value"]): label["voxels"] for label in result["labels"] if label["voxels"]}
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("text=Hide all")
+    calm = _redness(page)
+    with page.expect_response(re.compile("uncertainty=true")):
+        page.click("#uncertainty-toggle")
+    page.wait_for_timeout(300)
+    assert _redness(page) > calm + 5
     one.expected = ("status of 401",)
     page.reload()
     page.fill("#token", _token(client))
@@ -188,6 +194,12 @@ def test_a_plane_without_a_graphics_card(visit, client: httpx.Client, demo_data:
     page.click("button[type=submit]")
     with page.expect_request(re.compile(r"slice/plane/0.png\?.*overlay=0.5")):
         page.wait_for_selector(".viewer[data-kind=slices]")
+
+
+def _redness(page: Any) -> float:
+    """Mean difference of red and blue in a picture of the viewer."""
+    picture = np.asarray(Image.open(io.BytesIO(saved(page, "#screenshot"))).convert("RGB")).astype(int)
+    return float((picture[..., 0] - picture[..., 2]).mean())
 
 
 def test_a_damaged_file_shows_what_the_server_says(visit, client: httpx.Client, image_3d: Path) -> None:
