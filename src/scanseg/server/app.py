@@ -20,14 +20,13 @@ from scanseg.server.downloads import MASK_FORMATS, base_url, file_routes
 from scanseg.server.middleware import Guard
 from scanseg.server.models import NOTICE, ServedModel
 from scanseg.server.next_steps import tables_for
-from scanseg.server.predictions import job_routes
+from scanseg.server.predictions import checked_options, job_routes, parse_spacing
 from scanseg.server.problems import MEDIA_TYPE, Refusal, problem, problem_of
 from scanseg.server.samples import samples_for
 from scanseg.server.schemas import (
     Health,
     ModelAnswer,
     ModelList,
-    Options,
     Problem,
     Readiness,
     SampleList,
@@ -261,18 +260,20 @@ def _model_routes(service: Service) -> APIRouter:
         probabilities: bool = False,
         uncertainty: bool = True,
         nan_fill: Annotated[float | None, Query(ge=-1e30, le=1e30)] = None,
+        spacing: Annotated[str | None, Query(max_length=100, description="z,y,x in mm")] = None,
     ) -> dict[str, str]:
         """Tells how to predict with these options elsewhere."""
-        chosen = Options(
+        chosen = checked_options(
             tta=tta,
             step_size=step_size,
             probabilities=probabilities,
             uncertainty=uncertainty,
             nan_fill=nan_fill,
+            spacing=parse_spacing(spacing),
         )
         return snippets(
             service.model(model),
-            chosen.model_dump(),
+            chosen,
             base=base_url(request),
             token=bool(service.settings.tokens),
         )

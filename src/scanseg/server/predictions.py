@@ -142,9 +142,9 @@ def _add_one_call(routes: APIRouter, service: Service) -> None:
     ) -> dict[str, Any]:
         """Uploads one file, or a zip archive of all channels, and queues it."""
         chosen, who = service.model(model), owner(request)
-        options = _options(
+        options = checked_options(
             tta=tta, step_size=step_size, probabilities=probabilities, uncertainty=uncertainty,
-            nan_fill=nan_fill, spacing=_spacing(spacing),
+            nan_fill=nan_fill, spacing=parse_spacing(spacing),
         )  # fmt: skip
         text, ending = read_name(name, format)
         fingerprint = _fingerprint({"model": chosen.id, "options": options, "ending": ending})
@@ -364,7 +364,8 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
     yield path.read_bytes()
 
 
-def _options(**values: Any) -> dict[str, Any]:
+def checked_options(**values: Any) -> dict[str, Any]:
+    """Returns the options of a prediction from single values; a 422 refusal if one is out of range."""
     try:
         return Options(**values).model_dump()
     except ValidationError as error:
@@ -377,7 +378,8 @@ def _options(**values: Any) -> dict[str, Any]:
         ) from None
 
 
-def _spacing(text: str | None) -> list[float] | None:
+def parse_spacing(text: str | None) -> list[float] | None:
+    """Returns voxel sizes from `z,y,x`; a 422 refusal if these are no numbers."""
     if text is None:
         return None
     try:
