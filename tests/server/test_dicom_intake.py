@@ -28,6 +28,7 @@ from scanseg.dicomnet.scp import ListenOptions, NotNow
 from scanseg.dicomnet.send import send_files
 from scanseg.errors import Error, UsageError
 from scanseg.server.app import make_app
+from scanseg.server.intake import _suitable
 from scanseg.server.limits import Limits
 from scanseg.server.service import Service
 from scanseg.server.settings import DicomSettings, Settings, prepare_folder
@@ -115,7 +116,7 @@ class Intake:
 
 @pytest.fixture(scope="module")
 def intake(start, series, archive, tmp_path_factory) -> Intake:
-    """A server that was killed after it had acknowledged `series` and before there was a job; started again."""
+    """A server that was killed when it had acknowledged `series` and made no job of it; started again."""
     root, (port, came) = tmp_path_factory.mktemp("intake"), archive
     (root / "token").write_text("\n".join(TOKENS))
     (root / "token").chmod(0o600)
@@ -156,12 +157,12 @@ def test_an_acknowledged_series_survives_a_kill_and_its_segmentation_comes_back(
 
 def test_a_series_with_a_gap_is_a_failed_prediction_and_nothing_is_sent(intake, series) -> None:
     sent = len(intake.came)
-    send_files([*series[:5], *series[6:]], intake.peer)
     with intake.server.client() as api:
         before = {job["id"] for job in intake.predictions(api)}
+        send_files([*series[:5], *series[6:]], intake.peer)
         (job,) = soon(lambda: [job for job in intake.predictions(api) if job["id"] not in before])
         job = api.get(f"{job['links']['self']}?wait=60").json()
-    assert (job["state"], job["error"]["code"]) == ("failed", "E-DICOM-REFUSED")
+    assert (job["state"], job["error"]["code"]) == ("failed", "E-DICOM-MISSING")
     assert "MARKER" not in json.dumps(job)
     soon(lambda: intake.left() == [])
     assert len(intake.came) == sent
@@ -315,13 +316,7 @@ def test_refusals(run_3d, tmp_path) -> None:
         make_app(two)
     facts = replace(service.models["hippocampus"], channels=("T1", "T2"))
     with pytest.raises(UsageError, match="one channel in 3D"):
-        intake_module()._suitable(facts)
-
-
-def intake_module() -> Any:
-    from scanseg.server import intake
-
-    return intake
+        _suitable(facts)
 
 
 def test_the_port_is_asked_for(capsys, run_3d, tmp_path) -> None:
