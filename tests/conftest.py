@@ -124,9 +124,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
-    """Orthanc with its DICOMweb plugin; skips where they are not installed."""
+    """An empty Orthanc with its DICOMweb plugin; skips where they are not installed."""
     program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
     httpx = pytest.importorskip("httpx", reason="httpx is not installed")
     folders = [

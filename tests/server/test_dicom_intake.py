@@ -190,19 +190,13 @@ def test_an_uploaded_archive_has_a_segmentation_too(intake, series, expected, tm
 
 def test_from_a_pacs_and_back(pacs, start, series, expected, tmp_path) -> None:
     send_files(series, Peer("ORTHANC", "127.0.0.1", pacs.dicom_port))
-    known = set(httpx.get(f"{pacs.url}/series").json())
-    (stored,) = [
-        one
-        for one in known
-        if len(httpx.get(f"{pacs.url}/series/{one}").json()["Instances"]) == len(series)
-        and httpx.get(f"{pacs.url}/series/{one}/patient").json()["MainDicomTags"]["PatientID"] == "MARKER7"
-    ]
+    (stored,) = httpx.get(f"{pacs.url}/series").json()
     server = start(tmp_path / "data", options=(
         "--dicom-port", str(pacs.listener_port), "--dicom-from", "ORTHANC", "--dicom-quiet-seconds", "0.5",
         "--send-to", f"ORTHANC@127.0.0.1:{pacs.dicom_port}",
     ))  # fmt: skip
     httpx.post(f"{pacs.url}/modalities/scanseg/store", content=stored, timeout=60).raise_for_status()
-    (back,) = soon(lambda: set(httpx.get(f"{pacs.url}/series").json()) - known)
+    (back,) = soon(lambda: [one for one in httpx.get(f"{pacs.url}/series").json() if one != stored])
     (instance,) = httpx.get(f"{pacs.url}/series/{back}").json()["Instances"]
     (tmp_path / "seg.dcm").write_bytes(httpx.get(f"{pacs.url}/instances/{instance}/file").content)
     np.testing.assert_array_equal(mask_of(tmp_path / "seg.dcm", expected), expected.mask)
@@ -312,8 +306,9 @@ def test_refusals(run_3d, tmp_path) -> None:
     service.intake.stop()
     service.jobs.close()
     two = replace(service.settings, runs={"one": run_3d, "two": run_3d})
-    with pytest.raises(UsageError, match="say which"):
+    with pytest.raises(UsageError, match="say which") as caught:
         make_app(two)
+    assert "--dicom-model" in caught.value.hint
     facts = replace(service.models["hippocampus"], channels=("T1", "T2"))
     with pytest.raises(UsageError, match="one channel in 3D"):
         _suitable(facts)

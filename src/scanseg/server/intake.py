@@ -60,7 +60,7 @@ class Intake:
 
     def __init__(self, service: Service, settings: DicomSettings) -> None:
         self._service, self._settings = service, settings
-        self._model = _suitable(service.model(settings.model or None))
+        self._model = _suitable(_chosen(service, settings.model))
         self._owner = next(iter(service.settings.tokens), LOCAL)
         self._folder = service.settings.dicom_folder
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -231,6 +231,14 @@ class Intake:
 
     async def _on_disk(self, work: Callable[..., Any], *paths: Path) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._service.disk, work, *paths)
+
+
+def _chosen(service: Service, name: str) -> ServedModel:
+    try:
+        return service.model(name or None)
+    except Refusal as error:
+        hint = f"Name it with --dicom-model. {error.hint}"
+        raise UsageError(error.message, code=error.code, hint=hint) from None
 
 
 def _suitable(model: ServedModel) -> ServedModel:
