@@ -17,7 +17,7 @@ from scanseg.data.image import read_image
 from scanseg.dicomnet import scp
 from scanseg.dicomnet.inbox import Received
 from scanseg.dicomnet.peers import Peer
-from scanseg.dicomnet.scp import Listener, ListenOptions, serve_dicom
+from scanseg.dicomnet.scp import Listener, ListenOptions, NotNow, serve_dicom
 from scanseg.dicomnet.send import echo, send_files
 from scanseg.errors import Error, UsageError
 
@@ -229,3 +229,20 @@ def test_a_peer_that_is_not_there():
         port = free.getsockname()[1]
     with pytest.raises(Error, match="cannot be reached"):
         echo(Peer("X", "127.0.0.1", port), timeout_s=2)
+
+
+def test_a_series_that_cannot_be_taken_yet_comes_again(tmp_path, box, write_series):
+    ids = []
+
+    def busy(received: Received) -> None:
+        ids.append(received.case_id)
+        if len(ids) < 3:
+            raise NotNow
+        box(received)
+
+    paths = write_series(tmp_path / "case", VOLUME, np.eye(4))
+    with listen(tmp_path, busy) as listener:
+        send_files(paths, peer_of(listener))
+        assert box.came.wait(10)
+        assert soon(lambda: left(tmp_path) == [])
+    assert (len(ids), len(set(ids))) == (3, 1)

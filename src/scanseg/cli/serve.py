@@ -1,11 +1,16 @@
 """`scanseg serve`: trained models as a REST API with a web page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scanseg.cli import options
+
+if TYPE_CHECKING:
+    from scanseg.errors import UsageError
+    from scanseg.server.limits import Limits
+    from scanseg.server.settings import DicomSettings
 
 
 def serve(
@@ -36,6 +41,45 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", help="Further host name of this server, as behind a proxy."),
     ] = None,
+    dicom_port: Annotated[
+        int | None,
+        typer.Option(
+            "--dicom-port",
+            min=0,
+            max=65535,
+            show_default=False,
+            help="Also receive DICOM series (C-STORE) on this port, as predictions; 0 takes a free one.",
+        ),
+    ] = None,
+    dicom_host: Annotated[
+        str | None,
+        typer.Option("--dicom-host", help="Address to receive on.", show_default="that of --host"),
+    ] = None,
+    dicom_ae_title: Annotated[
+        str, typer.Option("--dicom-ae-title", help="What the receiver is called.")
+    ] = "SCANSEG",
+    dicom_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dicom-from", help="AE title that may send; may be repeated. Needed beyond this machine."
+        ),
+    ] = None,
+    dicom_model: Annotated[
+        str | None,
+        typer.Option("--dicom-model", help="Id of the model for series.", show_default="the only one"),
+    ] = None,
+    dicom_quiet_seconds: Annotated[
+        float,
+        typer.Option("--dicom-quiet-seconds", min=0.1, help="A series is complete after so much silence."),
+    ] = 5.0,
+    send_to: Annotated[
+        str | None,
+        typer.Option(
+            "--send-to",
+            help="Who gets the segmentations of received series: TITLE@HOST:PORT.",
+            show_default=False,
+        ),
+    ] = None,
     docs: Annotated[bool, typer.Option("--docs", help="Also serve a page with the routes, /docs.")] = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -56,6 +100,8 @@ def serve(
     from scanseg.server.tokens import load_tokens
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to):
+        raise _no_port()
     data = (data_dir or Path.home() / ".scanseg").expanduser()
     limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
     prepare_folder(data)
@@ -77,6 +123,18 @@ def serve(
         device=device,
         threads=threads,
         limits=limits,
+        dicom=None
+        if dicom_port is None
+        else _dicom(
+            dicom_port,
+            limits,
+            host=dicom_host or host,
+            ae_title=dicom_ae_title,
+            callers=tuple(dicom_from or ()),
+            quiet_s=dicom_quiet_seconds,
+            model=dicom_model,
+            send_to=send_to,
+        ),
     )
 
     def tell(address: Address) -> None:
@@ -89,10 +147,13 @@ def serve(
                 "host": address.host,
                 "port": address.port,
                 "models": list(settings.runs),
+                "dicom_port": address.dicom_port,
                 "token_file": None if where is None else str(where),
             }
         )
         out.say(f"Serving {', '.join(settings.runs)} at {page}")
+        if settings.dicom is not None:
+            out.say(f"{dicom_ae_title} receives DICOM on {settings.dicom.listen.host}:{address.dicom_port}")
         if where is not None:
             out.say(f"Token: in {where}" + ("; it is shown only now." if secret else "."))
         if not is_local(host):
@@ -101,3 +162,41 @@ def serve(
 
     run(settings, on_listening=tell)
     return 0
+
+
+def _dicom(
+    port: int,
+    limits: "Limits",
+    *,
+    host: str,
+    ae_title: str,
+    callers: tuple[str, ...],
+    quiet_s: float,
+    model: str | None,
+    send_to: str | None,
+) -> "DicomSettings":
+    """Returns how series are received; the bounds of uploads hold for them too."""
+    from scanseg.dicomnet.peers import parse_peer
+    from scanseg.dicomnet.scp import ListenOptions
+    from scanseg.server.settings import DicomSettings
+
+    listen = ListenOptions(
+        ae_title=ae_title,
+        host=host,
+        callers=callers,
+        quiet_s=quiet_s,
+        most_bytes=min(ListenOptions.most_bytes, limits.upload_bytes),
+        free_bytes=limits.free_bytes,
+    )
+    peer = None if send_to is None else parse_peer(send_to)
+    return DicomSettings(port, listen, model=model or "", send_to=peer)
+
+
+def _no_port() -> "UsageError":
+    from scanseg.errors import UsageError
+
+    return UsageError(
+        "--dicom-from, --dicom-model, --dicom-host and --send-to need --dicom-port.",
+        code="E-SERVE-DICOM",
+        hint="For example --dicom-port 11112.",
+    )

@@ -65,7 +65,7 @@ class Outbox:
         except Error as error:
             logger.warning("%s is not sent yet. %s", path.stem, error.message)
             return False
-        path.unlink()
+        path.unlink(missing_ok=True)  # it may have been withdrawn meanwhile
         sync_folder(path.parent)
         logger.info("%s is sent", path.stem)
         return True

@@ -27,7 +27,11 @@ STORED_CLASSES = (
 _VERIFICATION = "1.2.840.10008.1.1"
 _SUCCESS, _NO_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _MOST_INSTANCE_BYTES = 256 << 20
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S, _AGAIN_AFTER_S = 0.2, 1.0
+
+
+class NotNow(Exception):
+    """Raised by a callback that cannot take a series yet; it stays and is handed over again."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Listener:
     ) -> None:
         self._server, self._inbox, self._options, self._on_series = server, inbox, options, on_series
         self._stopping = threading.Event()
+        self._later: set[str] = set()
         self._worker = threading.Thread(target=self._work, name="dicom-series", daemon=True)
         self._worker.start()
 
@@ -95,25 +100,35 @@ class Listener:
         self.stop()
 
     def _work(self) -> None:
-        while not self._stopping.wait(_LOOK_EVERY_S):
+        wait_s = _LOOK_EVERY_S
+        while not self._stopping.wait(wait_s):
+            wait_s = _LOOK_EVERY_S
             try:
                 for name in self._inbox.quiet(self._options.quiet_s):
                     self._inbox.hand_over(name)
                 for received in self._inbox.ready():
-                    self._hand_to_callback(received)
+                    if not self._hand_to_callback(received):
+                        wait_s = _AGAIN_AFTER_S
                     if self._stopping.is_set():
                         return
             except OSError as error:  # the disk may come back; what is on it is not lost
                 logger.error("The inbox cannot be used (%s)", error.strerror)
 
-    def _hand_to_callback(self, received: Received) -> None:
-        logger.info("Series %s is complete: %d files", received.case_id, received.files)
+    def _hand_to_callback(self, received: Received) -> bool:
+        """Returns False if the callback will take the series later."""
+        if received.case_id not in self._later:
+            logger.info("Series %s is complete: %d files", received.case_id, received.files)
         try:
             self._on_series(received)
+        except NotNow:
+            self._later.add(received.case_id)
+            return False
         except Exception as error:  # one bad series must not end the service
             self._inbox.failed(received, error)
         else:
             self._inbox.done(received)
+        self._later.discard(received.case_id)
+        return True
 
 
 def serve_dicom(
@@ -127,7 +142,7 @@ def serve_dicom(
 
     An instance is acknowledged (status 0x0000) only when it is whole and synced on disk. Each complete series
     is handed to the callback, one after another; when that returns the files are erased, when it raises they
-    are put aside with the reason. After a crash what was received is handed over again.
+    are put aside with the reason, except for `NotNow`. After a crash what was received is handed over again.
 
     Args:
         port: TCP port; 0 takes a free one.

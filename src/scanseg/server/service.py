@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scanseg.files import write_text
+from scanseg.server.intake import Intake
 from scanseg.server.jobs import FINAL, Job, Received, Slot, Store, new_id
 from scanseg.server.models import ServedModel, describe_model
 from scanseg.server.next_steps import tables_for
@@ -56,6 +57,7 @@ class Service:
         self.tools = Tools()
         self.news = News()
         self.broken: Line | None = None
+        self.intake: Intake | None = None if settings.dicom is None else Intake(self, settings.dicom)
         self.stop: Callable[[], None] = _nothing
         self._database = ThreadPoolExecutor(1, "store")
         self.disk = ThreadPoolExecutor(8, "disk")
@@ -67,7 +69,9 @@ class Service:
     # -- life --------------------
 
     async def start(self) -> None:
-        """Starts the workers and the sweeper."""
+        """Starts the workers, the sweeper and what takes series from the network."""
+        if self.intake is not None:
+            await self.intake.start()  # before the sweeper: it collects what is to be sent
         self.supervisor.start()
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -75,6 +79,8 @@ class Service:
         """Ends everything; running jobs are queued again."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self.intake is not None:
+            await self.intake.close()
         await self.supervisor.close()
         self.tools.close()
         self._database.shutdown()
@@ -251,10 +257,12 @@ class Service:
         return found
 
     async def erase(self, job_id: str, *, keep_review: bool = False) -> None:
-        """Removes a job and all its files."""
+        """Removes a job and all its files; one that waits to be sent outlives its time, not its deletion."""
         await self.store("delete", job_id, keep_review=keep_review)
         remove = functools.partial(shutil.rmtree, self.settings.folder(job_id), ignore_errors=True)
         await asyncio.get_running_loop().run_in_executor(self.disk, remove)
+        if not keep_review:
+            self.settings.outgoing(job_id).unlink(missing_ok=True)
         self.news.finished(job_id)
 
     async def settled(self, job: Job, wait_s: float) -> Job:

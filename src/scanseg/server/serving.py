@@ -13,6 +13,7 @@ import uvicorn
 from scanseg.errors import ModelError, UsageError
 from scanseg.server.app import make_app
 from scanseg.server.protocol import make_protocol
+from scanseg.server.service import Service
 from scanseg.server.settings import Settings, lock_data, prepare_folder
 
 
@@ -22,6 +23,7 @@ class Address:
 
     host: str
     port: int
+    dicom_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -58,6 +60,7 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
     set_process_limits()
     prepare_folder(settings.data)
     lock = lock_data(settings.data)
+    service: Service | None = None
     try:
         app, service = make_app(settings)
         limits = settings.limits
@@ -78,7 +81,14 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
             timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=32 << 10,
         )
-        server = _Server(config, lambda port: on_listening(Address(settings.host, port)))
+        if service.intake is not None:
+            service.intake.open()
+
+        def tell(port: int) -> None:
+            intake = service.intake
+            on_listening(Address(settings.host, port, None if intake is None else intake.port))
+
+        server = _Server(config, tell)
 
         def stop() -> None:
             server.should_exit = True
@@ -99,6 +109,8 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
             found = service.broken.error
             raise ModelError(found["message"], code=found["code"], hint=found["hint"])
     finally:
+        if service is not None and service.intake is not None:
+            service.intake.stop()
         lock.close()
 
 

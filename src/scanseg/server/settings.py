@@ -6,12 +6,33 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from scanseg.errors import DataError, UsageError
 from scanseg.server.limits import Limits
 
+if TYPE_CHECKING:
+    from scanseg.dicomnet.peers import Peer
+    from scanseg.dicomnet.scp import ListenOptions
+
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"}
+
+
+@dataclass(frozen=True)
+class DicomSettings:
+    """How series come from the network and where segmentations go.
+
+    Attributes:
+        port: TCP port; 0 takes a free one.
+        listen: Who may send how much.
+        model: Id of the model; empty for the only one.
+        send_to: Who gets the segmentations; None sends none.
+    """
+
+    port: int
+    listen: ListenOptions
+    model: str = ""
+    send_to: Peer | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,7 @@ class Settings:
         names: Further host names under which the service is reached, as behind a proxy.
         docs: Whether `/docs` is there.
         device: As in `scanseg predict`; so is `threads`.
+        dicom: Receives series as well; None does not.
     """
 
     runs: dict[str, Path]
@@ -39,11 +61,21 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
+    dicom: DicomSettings | None = None
 
     @property
     def jobs(self) -> Path:
         """Folder with one folder per job."""
         return self.data / "jobs"
+
+    @property
+    def dicom_folder(self) -> Path:
+        """Folder of series and segmentations on their way, see `scanseg.server.intake`."""
+        return self.data / "dicom"
+
+    def outgoing(self, job_id: str) -> Path:
+        """Returns where the segmentation of a job waits to be sent."""
+        return self.dicom_folder / "outbox" / f"{job_id}.dcm"
 
     def folder(self, job_id: str) -> Path:
         """Returns the folder of a job; the id is one that this server made."""
