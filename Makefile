@@ -9,7 +9,7 @@ SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb
 
 .PHONY: help demo test test-gpu system-packages lint docs faults bench results clean
 help:
-	@echo "make demo    install, then train, predict, evaluate and report on real images (under three minutes on 2 cores)"
+	@echo "make demo    install, then train, predict, evaluate and report on real images (just over a minute on 2 cores, after the installation)"
 	@echo "make test    install, then run linters, type checks and every test"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU; they are skipped, with the reason, where there is none"
 	@echo "make system-packages  a PACS and a browser for the tests (Debian, as root); without them those tests are skipped"
