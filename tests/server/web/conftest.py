@@ -68,7 +68,8 @@ def site(start: Callable[..., Any], run_2d: Path, tmp_path_factory: pytest.TempP
     return server
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright keeps an event loop running, and no other test could then run its own.
+@pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[..., Any]]:
     """Starts browsers; skips where there is none."""
     library = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
