@@ -3,7 +3,8 @@
 Run: make results, or python benchmarks/networks_results.py --help
 
 Every run is an ordinary `scanseg train`; finished ones are skipped and stopped ones continued, so the same
-command can be given until all are done. The page shows what is finished.
+command can be given until all are done. The page shows what is finished. Trainings go side by side; how long
+a step takes is measured after them, in short trainings that have the machine for themselves.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results_page import results_page
+
+from scanseg.progress import Eta
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "networks"
+TOO_LATE = "not begun: the time limit came first"
 BASELINE = "nnunet_plain"
 STEPS_PER_EPOCH = 50
+# Epochs and steps of the trainings that are timed; the first epoch does not count.
+PACE_EPOCHS, PACE_STEPS = 3, 8
 # What is trained with three seeds: the networks of the four papers, and the baseline.
 SEVERAL_SEEDS = ("umamba_bot", "umamba_enc", "uu_mamba", "ud_mamba", "mamba_hunet", "nnunet_plain")
 # One reduced width per family, so that two processor cores can train all of them; options that a network does
@@ -139,9 +149,25 @@ class Job:
     command: tuple[str, ...]
 
     @property
+    def key(self) -> str:
+        """What it is called in messages and on the page."""
+        return f"{self.task.key} {self.contender.name} seed {self.seed}"
+
+    @property
     def finished(self) -> bool:
         """Whether it was trained and measured."""
         return (self.run / "validation" / "summary.json").is_file() and (self.run / "report.html").is_file()
+
+    @property
+    def pace(self) -> Path:
+        """The run of the short training that is timed; one for all seeds."""
+        return self.run.parent / "pace" / self.contender.name
+
+    @property
+    def timed(self) -> bool:
+        """Whether its steps were timed."""
+        metrics = self.pace / "metrics.jsonl"
+        return metrics.is_file() and len(metrics.read_text().splitlines()) == PACE_EPOCHS
 
 
 def jobs(
@@ -165,16 +191,33 @@ def jobs(
                 name = f"{contender.name}_{seed}"
                 recipe = folder / "recipes" / f"{name}.toml"
                 make_recipe(task, contender, seed=seed, steps=steps).save(recipe)
-                command = [sys.executable, "-m", "scanseg", "train", str(data / task.dataset)]
-                command += ["-o", str(folder / name), "--recipe", str(recipe), "--fold", "0", "--quiet"]
-                command += ["--config", task.configuration, "--workspace", str(output / "workspace")]
-                command += ["--no-tensorboard", "--threads", str(threads)]
-                yield Job(task, contender, seed, folder / name, tuple(command))
+                command = train_command(task, data, output, recipe, folder / name, threads=threads)
+                yield Job(task, contender, seed, folder / name, command)
 
 
-def train(job: Job, *, limit_s: float) -> str:
-    """Trains a job for so many seconds at most and returns why it is not finished, empty if it is."""
-    process = subprocess.Popen(job.command, stderr=subprocess.PIPE, text=True)
+def train_command(
+    task: Task, data: Path, output: Path, recipe: Path, run: Path, *, threads: int
+) -> tuple[str, ...]:
+    """Returns the command that makes or continues a run."""
+    command = [sys.executable, "-m", "scanseg", "train", str(data / task.dataset)]
+    command += ["-o", str(run), "--recipe", str(recipe), "--fold", "0", "--quiet"]
+    command += ["--config", task.configuration, "--workspace", str(output / "workspace")]
+    return (*command, "--no-tensorboard", "--threads", str(threads))
+
+
+def time_steps(job: Job, *, data: Path, output: Path, threads: int) -> str:
+    """Trains a few steps of a contender for their time alone and returns why that failed, empty if not."""
+    shutil.rmtree(job.pace, ignore_errors=True)
+    recipe = job.run.parent / "recipes" / f"{job.contender.name}_pace.toml"
+    short = {"epochs": PACE_EPOCHS, "iterations_per_epoch": PACE_STEPS, "validation_iterations": 1}
+    make_recipe(job.task, job.contender, seed=0, steps=PACE_STEPS).changed(**short).save(recipe)
+    command = train_command(job.task, data, output, recipe, job.pace, threads=threads)
+    return finish((*command, "--no-validate"), limit_s=3600.0)
+
+
+def finish(command: Sequence[str], *, limit_s: float) -> str:
+    """Runs a training for so many seconds at most and returns why it is not finished, empty if it is."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         _, errors = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -192,6 +235,8 @@ def summarise(
     """Returns the document of a dataset from its finished runs; None with fewer than two contenders."""
     import scanseg
     from scanseg.benchmarking.machine import machine_facts
+    from scanseg.reporting.costs import training_costs
+    from scanseg.reporting.run_files import read_run
 
     done = [job for job in todo if job.task == task and job.finished]
     if len({job.contender.name for job in done}) < 2:
@@ -204,6 +249,9 @@ def summarise(
         metrics=("dice", "hd95"),
         baseline=BASELINE if BASELINE in names else None,
     )
+    paces = {job.contender.name: training_costs(read_run(job.pace)) for job in done if job.timed}
+    for name, facts in comparison.document["runs"].items():
+        facts["costs"]["seconds_per_step"] = paces[name]["seconds_per_step"] if name in paces else None
     machine = json.loads((done[0].run / "run.json").read_text())
     facts = machine_facts()
     comparison.save(done[0].run.parent / "compared")
@@ -217,61 +265,13 @@ def summarise(
             **{key: machine.get(key) for key in ("device", "threads", "versions")},
             **{key: facts[key] for key in ("processor", "usable cores", "system")},
         },
+        "pace_threads": next((cost["threads"] for cost in paces.values()), None),
         "options": {job.contender.name: job.contender.options for job in done},
         "changes": {job.contender.name: sorted(job.contender.changes) for job in done},
         "planned": {job.contender.name: len(job.contender.seeds) for job in todo if job.task == task},
         "failures": {key: text for key, text in failures.items() if key.startswith(f"{task.key} ")},
         "comparison": comparison.document,
     }
-
-
-def results_page(documents: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the page of all datasets, from the documents alone."""
-    parts = [
-        "<!-- Written by benchmarks/networks_results.py; do not edit. -->\n",
-        "# Results of a small budget\n",
-        "Every network gets the same few steps, the same plan, the same recipe and, because two processor "
-        "cores cannot train full ones, a reduced width. This says what a network has learned after so many "
-        "steps at this width; it does not say which is better when trained to the end.\n",
-    ]
-    for key, document in documents.items():
-        parts += _section(key, document)
-    parts.append(
-        "## Repeat it\n\n```text\nmake results\n```\n\nIt continues where it was stopped; "
-        "`--dry-run` lists the trainings.\n"
-    )
-    return "\n".join(parts)
-
-
-def _section(key: str, document: Mapping[str, Any]) -> list[str]:
-    from scanseg.reporting.compared import cost_rows, metric_rows, reading_notes
-    from scanseg.reporting.tables import as_markdown
-
-    compared, machine = document["comparison"], document["machine"]
-    patch = "x".join(map(str, document["patch_size"]))
-    versions = ", ".join(f"{name} {number}" for name, number in (machine["versions"] or {}).items())
-    parts = [
-        f"## {document['dataset']}, {document['configuration']}\n",
-        f"{document['steps']} steps of {document['batch_size']} patches of {patch}, recipe `quick`, fold 0, "
-        f"{len(compared['cases'])} held-out cases. {machine['processor']}, "
-        f"{machine['usable cores']} usable cores, {machine['system']}; device {machine['device']}, threads "
-        f"{machine['threads']}; {versions}.\n",
-    ]
-    for metric in compared["metrics"]:
-        parts.append(as_markdown(*metric_rows(compared, metric, compared["mean"][metric])))
-    parts.append(as_markdown(*cost_rows(compared)))
-    rows = []
-    for name in compared["contenders"]:
-        options = ", ".join(f"{option} = {value}" for option, value in document["options"][name].items())
-        own = ", ".join(document["changes"][name]) or "-"
-        runs = f"{len(compared['runs'][name]['members'])} of {document['planned'][name]}"
-        rows.append([name, options or "as published", own, runs])
-    parts.append(as_markdown(["contender", "options", "of its own in the recipe", "seeds"], rows))
-    failed = [f"- {name}: {reason}" for name, reason in document["failures"].items()]
-    parts += ["Not finished:\n", "\n".join(failed) + "\n"] if failed else []
-    parts.append("".join(f"- {note}\n" for note in reading_notes(compared)))
-    parts.append(f"![Differences to {compared['baseline']}, case by case](results_{key}.png)\n")
-    return parts
 
 
 def write_pages(documents: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
@@ -293,30 +293,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tasks = [task for task in TASKS if task.key in chosen.tasks.split(",")]
     settings = {"data": chosen.data, "output": chosen.output, "steps": chosen.steps, "seeds": chosen.seeds}
     todo = list(jobs(tasks, names=names, threads=chosen.threads, **settings))
-    failures: dict[str, str] = {}
     for number, job in enumerate(todo, start=1):
-        key = f"{job.task.key} {job.contender.name} seed {job.seed}"
-        state = "finished" if job.finished else "to do"
-        _say(f"[{number}/{len(todo)}] {key}: {state}")
+        _say(f"[{number}/{len(todo)}] {job.key}: {'finished' if job.finished else 'to do'}")
         if chosen.dry_run:
             _say(f"    {shlex.join(job.command[1:])}")
-            continue
-        left_s = 60 * chosen.minutes_limit - (time.monotonic() - started_s)
-        if not job.finished:
-            failures[key] = (
-                train(job, limit_s=left_s) if left_s > 0 else "not begun: the time limit came first"
-            )
-            if failures[key]:
-                _say(f"    {failures[key]}")
-    failures = {key: reason for key, reason in failures.items() if reason}
     if chosen.dry_run:
         return 0
+    end_s = started_s + 60 * chosen.minutes_limit
+
+    def train(job: Job) -> str:
+        left_s = end_s - time.monotonic()
+        return finish(job.command, limit_s=left_s) if left_s > 0 else TOO_LATE
+
+    def pace(job: Job) -> str:
+        if time.monotonic() > end_s:
+            return TOO_LATE
+        return time_steps(job, data=chosen.data, output=chosen.output, threads=chosen.pace_threads)
+
+    failures = _each("trained", train, [job for job in todo if not job.finished], chosen.side_by_side)
+    one_each = {(job.task.key, job.contender.name): job for job in reversed(todo) if job.finished}
+    failures |= _each("timed", pace, [job for job in one_each.values() if not job.timed], 1)
     found = {task.key: summarise(task, todo, failures, steps=chosen.steps) for task in tasks}
     documents = {key: document for key, document in found.items() if document is not None}
     if documents:
         write_pages(documents, chosen.pages)
         _say(f"Written: {chosen.pages / 'results.md'}")
     return bool(failures)
+
+
+def _each(what: str, work: Callable[[Job], str], todo: Sequence[Job], at_once: int) -> dict[str, str]:
+    """Does the work for every job, so many at once, and returns the reasons of what failed."""
+    eta, failures = Eta(len(todo)), {}
+    with ThreadPoolExecutor(at_once) as pool:
+        running = {pool.submit(work, job): job for job in todo}
+        for done, future in enumerate(as_completed(running), start=1):
+            job, reason = running[future], future.result()
+            left = f"{eta(done) / 60:.0f} min left" if done < len(todo) else "all"
+            _say(f"[{done}/{len(todo)}] {what}: {job.key}{': ' if reason else ''}{reason} ({left})")
+            if reason:
+                failures[job.key] = reason
+    return failures
 
 
 def _say(text: str) -> None:
@@ -337,13 +353,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", default="2d,3d", help="2d, 3d, or both joined by a comma")
     parser.add_argument("--networks", help="only these, joined by commas")
     parser.add_argument("--seeds", type=int, default=3, help="of the networks of the papers and the baseline")
-    parser.add_argument("--steps", type=int, default=500, help="training steps of each run")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each run")
     parser.add_argument(
         "--minutes-limit", type=float, default=24 * 60, help="begin nothing after so many minutes"
     )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="processor threads of a training"
-    )
+    cores = os.cpu_count() or 1
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of a training")
+    parser.add_argument("--side-by-side", type=int, default=cores, help="trainings at once")
+    parser.add_argument("--pace-threads", type=int, default=cores, help="threads of the timed trainings")
     parser.add_argument("--dry-run", action="store_true", help="train nothing; print what would be trained")
     return parser.parse_args(arguments)
 

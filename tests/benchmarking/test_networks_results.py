@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +23,13 @@ PAGES = ROOT / "docs" / "networks"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield _loaded()
+
+
+def _loaded() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         "networks_results", ROOT / "benchmarks" / "networks_results.py"
     )
@@ -113,6 +120,15 @@ def test_the_page_comes_from_finished_runs(script: ModuleType, demo_data: Path, 
     dataset = load_dataset(demo_data / "hippocampus")
     for shift, job in enumerate(todo[:3]):
         _pretend(job.run, dataset, shift)
+    todo[0].pace.mkdir(parents=True)
+    (todo[0].pace / "run.json").write_text('{"threads": 2}')
+    (todo[0].pace / "metrics.jsonl").write_text(
+        "".join(
+            f'{{"epoch": {epoch}, "step": {8 * epoch}, "seconds": {seconds}}}\n'
+            for epoch, seconds in enumerate((80.0, 4.0, 6.0), start=1)
+        )
+    )
+    assert [job.timed for job in todo] == [True, False, True, False]
     document = script.summarise(script.TASKS[1], todo, {"3d umamba_bot seed 1": "stopped"}, steps=50)
     assert document["comparison"]["contenders"] == ["nnunet_plain", "umamba_bot"]
     assert document["comparison"]["baseline"] == "nnunet_plain"
@@ -121,6 +137,9 @@ def test_the_page_comes_from_finished_runs(script: ModuleType, demo_data: Path, 
     written = json.loads((tmp_path / "pages" / "results_3d.json").read_text())
     assert script.results_page({"3d": written}) == page
     assert "3d umamba_bot seed 1: stopped" in page
+    costs = {name: facts["costs"] for name, facts in document["comparison"]["runs"].items()}
+    assert [costs[name]["seconds_per_step"] for name in ("nnunet_plain", "umamba_bot")] == [0.625, None]
+    assert "with 2 threads that had the machine for themselves" in page
     assert "| 2 of 2 |" in page
     assert "| 1 of 2 |" in page
     assert str(tmp_path) not in page
