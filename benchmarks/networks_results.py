@@ -69,7 +69,7 @@ class Task:
 
 
 TASKS = (
-    Task("2d", "CardiacMR_Sunnybrook", "2d", (128, 128), 2),
+    Task("2d", "NucleiMicroscopy_BBBC038", "2d", (128, 128), 2),
     Task("3d", "HippocampusMR_MSD", "3d_fullres", (32, 64, 32), 2),
 )
 

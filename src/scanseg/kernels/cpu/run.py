@@ -55,8 +55,8 @@ def backward(given: Arguments, dy: Tensor, states: Tensor) -> list[Tensor | None
     """
     readable, dy = _readable(given), dy.float() if dy.dtype == torch.float16 else dy
     sizes = sizes_of(given, serial=given.order is not None)
-    if sizes.serial and dy.stride(-2) != 1:
-        dy = dy.mT.contiguous().mT
+    if sizes.serial:
+        dy = _channels_side_by_side(dy)
     # Several groups are summed into the gradient of u in an order, which bfloat16 would round too often.
     du = _new_like(readable.u, given, dtype=torch.float32 if sizes.serial else None)
     ddelta = _new_like(readable.delta, given)
@@ -81,6 +81,19 @@ def backward(given: Arguments, dy: Tensor, states: Tensor) -> list[Tensor | None
         None if argument is None or gradient is None else gradient.to(argument.dtype)
         for argument, gradient in zip(given[:8], (du, ddelta, dA, dB, dC, dD, dz, dbias), strict=True)
     ]
+
+
+def _channels_side_by_side(tensor: Tensor) -> Tensor:
+    """Returns a (..., channel, length) tensor whose channels are neighbours in memory, itself if they are.
+
+    PyTorch turns a plane in squares, and a batch of planes element by element in less than half the speed.
+    """
+    if tensor.stride(-2) == 1:
+        return tensor
+    turned = tensor.new_empty(tensor.mT.shape)
+    for target, plane in zip(turned.flatten(0, -3), tensor.flatten(0, -3), strict=True):
+        target.copy_(plane.t())
+    return turned.mT
 
 
 def _new_like(tensor: Tensor, given: Arguments, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -137,7 +150,7 @@ def _readable(given: Arguments) -> Arguments:
     if given.order is not None:
         for name in ("u", "delta"):
             tensor = changed.get(name, getattr(given, name))
-            changed[name] = tensor if tensor.stride(1) == 1 else tensor.mT.contiguous().mT
+            changed[name] = _channels_side_by_side(tensor)
     for name in ("A", "D", "delta_bias"):
         tensor = getattr(given, name)
         if tensor is not None:
