@@ -100,7 +100,7 @@ def contenders(spatial_dims: int, *, seeds: int = 3, names: Sequence[str] = ()) 
     from scanseg.training.recipe import Recipe
 
     found = []
-    for name in dict.fromkeys((BASELINE, *NETWORKS, "uu_mamba")):
+    for name in dict.fromkeys((BASELINE, *sorted((*NETWORKS, "uu_mamba")))):
         network = "umamba_enc" if name == "uu_mamba" else name
         entry = NETWORKS[network]
         if spatial_dims not in entry.spatial_dims or (names and name not in names):

@@ -62,15 +62,16 @@ def networks_page() -> str:
     """Returns the table of networks with parameters at one size."""
     from network_pages import OVERVIEW, parameters_at
 
-    from scanseg.networks import NETWORKS
+    from scanseg.networks import NETWORKS, list_networks
 
     parts = [
         "# Networks\n",
+        "[What each learned with one small budget](../networks/results.md) on images and on volumes.\n",
         "Parameters at a patch of 64x64x64 (3D) and 256x256 (2D), one input channel, two classes.\n",
         "| network | what it is | parameters 3D | parameters 2D |",
         "|---|---|---|---|",
     ]
-    for name in NETWORKS:
+    for name in list_networks():
         counts = [_parameters(*parameters_at(name, dims), OVERVIEW[dims]) for dims in (3, 2)]
         parts.append(f"| [{name}](../networks/{name}.md) | {NETWORKS[name].summary} | {' | '.join(counts)} |")
     return "\n".join(parts) + "\n"

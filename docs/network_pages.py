@@ -98,9 +98,7 @@ def _card(name: str) -> str:
         "Dimensions": " and ".join(f"{dims}D" for dims in entry.spatial_dims),
         "Shaped by the plan": "yes: strides and kernels" if entry.plan_driven else "no: sizes are options",
     }
-    return as_markdown(["", "what"], [[title, text or "not stated"] for title, text in rows.items()]).replace(
-        "---:", "---"
-    )
+    return as_markdown(["", "what"], [[title, text or "not stated"] for title, text in rows.items()])
 
 
 def _counts(facts: dict[str, Any], printed: list[dict[str, Any]]) -> str:
@@ -154,7 +152,7 @@ def _options(name: str) -> str:
     if not options:
         return "It has none.\n"
     rows = [[key, repr(option.default), option.summary] for key, option in options.items()]
-    return as_markdown(["option", "default", "what it does"], rows).replace("---:", "---")
+    return as_markdown(["option", "default", "what it does"], rows)
 
 
 def _commands(name: str) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from scanseg.errors import DatasetError, Error, Finding
 from scanseg.progress import Progress, Report, silent
+from scanseg.reporting.tables import number_columns
 
 PIPE_WIDTH = 140
 LINE_EVERY_S = 10
@@ -60,8 +61,8 @@ class Output:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Prints a table; nothing with --json or --quiet."""
         table = Table(title=title or None, title_justify="left", header_style="bold")
-        for position, column in enumerate(columns):
-            table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        for column, number in zip(columns, number_columns(columns, rows), strict=True):
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(str(cell)) for cell in row))
         if not self.json and not self.quiet:

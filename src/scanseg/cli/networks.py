@@ -20,10 +20,10 @@ networks = typer.Typer(help="List and describe the networks.", no_args_is_help=T
 def list_(json: options.Json = False) -> None:
     """List every network that `scanseg train --network` accepts."""
     from scanseg.cli.console import Output
-    from scanseg.networks import NETWORKS
+    from scanseg.networks import NETWORKS, list_networks
 
     out = Output(json=json)
-    entries = [NETWORKS[name] for name in NETWORKS]
+    entries = [NETWORKS[name] for name in list_networks()]
     rows = [
         (entry.name, "/".join(f"{dims}D" for dims in entry.spatial_dims), entry.summary) for entry in entries
     ]

@@ -163,7 +163,7 @@ def check_options(entry: NetworkEntry, options: Mapping[str, Any]) -> None:
 
 
 def list_networks(*, spatial_dims: int | None = None, plan_driven: bool | None = None) -> list[str]:
-    """Returns the names of the registered networks, those that fit the given filters.
+    """Returns the names of the registered networks that fit the given filters, in alphabetical order.
 
     Example:
         >>> "umamba_enc" in list_networks(spatial_dims=3)
@@ -171,7 +171,7 @@ def list_networks(*, spatial_dims: int | None = None, plan_driven: bool | None =
     """
     return [
         name
-        for name, entry in NETWORKS.items()
+        for name, entry in sorted(NETWORKS.items())
         if (spatial_dims is None or spatial_dims in entry.spatial_dims)
         and (plan_driven is None or plan_driven == entry.plan_driven)
     ]

@@ -1,11 +1,13 @@
 """Scores as tables: rows for a terminal, Markdown, LaTeX."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Summary = Mapping[str, Any]
 
+_NUMBER = re.compile(r"[-+<>]?\d")
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>|#"})
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -64,17 +66,34 @@ def latex_table(summary: Summary, metrics: Sequence[str] | None = None) -> str:
     return as_latex(*score_rows(summary, metrics))
 
 
+def number_columns(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[bool]:
+    """Returns for each column whether most of what stands in it are numbers, so that it is set to the right.
+
+    The first column names the rows.
+
+    Example:
+        >>> number_columns(["label", "cases", "note"], [["1", "5", "whole"], ["2", "-", ""]])
+        [False, True, False]
+    """
+    found = [False]
+    for position in range(1, len(columns)):
+        cells = [text for row in rows if (text := str(row[position])) not in ("", "-", "?")]
+        numbers = sum(_NUMBER.match(cell) is not None for cell in cells)
+        found.append(2 * numbers > len(cells))
+    return found
+
+
 def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table in Markdown; nothing in the cells is markup.
 
     Example:
-        >>> print(as_markdown(["a", "b"], [["x_1", "2"]]), end="")
-        | a | b |
-        | --- | ---: |
-        | x\\_1 | 2 |
+        >>> print(as_markdown(["a", "b", "c"], [["x_1", "2", "long"]]), end="")
+        | a | b | c |
+        | --- | ---: | --- |
+        | x\\_1 | 2 | long |
     """
     lines = [[_in_markdown(cell) for cell in row] for row in (columns, *rows)]
-    rule = ["---", *["---:"] * (len(columns) - 1)]
+    rule = ["---:" if number else "---" for number in number_columns(columns, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
@@ -82,7 +101,7 @@ def as_latex(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table as a LaTeX tabular with booktabs rules; nothing in the cells is markup."""
     lines = [" & ".join(_in_latex(cell) for cell in row) + r" \\" for row in (columns, *rows)]
     body = "\n".join(lines[1:])
-    shape = "l" + "r" * (len(columns) - 1)
+    shape = "".join("r" if number else "l" for number in number_columns(columns, rows))
     head = f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{lines[0]}\n\\midrule\n"
     return f"{head}{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
