@@ -48,9 +48,7 @@ class Site:
 
     def __init__(self, root: Path, *folders: Path, allow: bool = False, limits: Limits | None = None) -> None:
         prepare_folder(root / "data")
-        settings = Settings(
-            {}, root / "data", watch=folders, allow_training=allow, limits=limits or Limits()
-        )
+        settings = Settings({}, root / "data", watch=folders, allow_training=allow, limits=limits or Limits())
         self.app, self.service = make_app(settings)
 
     def ask(self, *calls: tuple[str, str]) -> list[httpx.Response]:

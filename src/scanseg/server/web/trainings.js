@@ -15,12 +15,12 @@ const RECIPE = ["network", "loss", "optimizer", "learning_rate", "schedule", "ba
 const MOST_ROWS = 500;
 const MOST_LABELS = 6;
 
-/** Shows the page: one training, or the list of all. */
+/** Shows the page: one training, or the list of all. A single one is shown at once. */
 export async function show({ root, id, signal }) {
   const { trainings, stop_allowed: mayStop } = await get("trainings", signal);
-  if (id) return detail(root, await get(`trainings/${encodeURIComponent(id)}`, signal), mayStop, trainings.length > 1, signal);
-  if (trainings.length === 1) return detail(root, await get(`trainings/${trainings[0].id}`, signal), mayStop, false, signal);
-  return list(root, trainings, signal);
+  const chosen = id || (trainings.length === 1 ? trainings[0].id : "all");
+  if (chosen === "all") return list(root, trainings, signal);
+  return detail(root, await get(`trainings/${encodeURIComponent(chosen)}`, signal), mayStop, signal);
 }
 
 function nameOf(training) {
@@ -71,7 +71,7 @@ function row(training) {
 
 // -- one training --------------------
 
-async function detail(root, first, mayStop, isOne, signal) {
+async function detail(root, first, mayStop, signal) {
   const view = { training: first, records: [], chosen: null, rows: -1 };
   const parts = {
     state: el("span"), bar: el("progress", { max: "1", "aria-label": t("progress") }), eta: el("span.num.small"), said: el("div"),
@@ -106,7 +106,7 @@ async function detail(root, first, mayStop, isOne, signal) {
     fillTable(view, parts);
   };
   put(root, el("div.stack", {},
-    isOne ? el("p", {}, el("a", { href: "#/trainings", text: t("trainingsAll") })) : null,
+    el("p", {}, el("a", { href: "#/trainings/all", text: t("trainingsAll") })),
     el("section.card.training", { "aria-labelledby": "training-title" },
       el("div.row.spread", {}, el("h1.wrap", { id: "training-title", text: nameOf(first) }), parts.stop),
       el("div.row", {}, parts.state, parts.bar, parts.eta), parts.said, parts.facts),
