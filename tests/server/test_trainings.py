@@ -22,7 +22,7 @@ from scanseg.server.run_folders import run_id
 from scanseg.server.settings import Settings, prepare_folder
 from scanseg.training.lock import LOCK, exclusive
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 RECIPE = 'network = "umamba_bot"\nepochs = 10\niterations_per_epoch = 5\npretrained = "/home/a/x"\n'
 
 
@@ -96,6 +96,7 @@ def test_a_real_training_is_watched_and_stopped(watch, begin_training, tmp_path:
     server = watch(tmp_path / "service", runs, "--allow-training")
     told: list[str] = []
     with server.client() as api, Client(server.url, token=server.token) as client:
+        check_strangers(server, api)
         assert api.get("/api/v1/version").json()["trainings"] is True
         assert client.trainings() == []
         process = begin_training(runs / "tiny")
@@ -140,7 +141,19 @@ def test_a_real_training_is_watched_and_stopped(watch, begin_training, tmp_path:
     assert str(tmp_path) not in server.log.read_text()
 
 
-def until(condition, process: subprocess.Popen | None = None, limit_s: float = 120) -> None:
+def check_strangers(server, api: httpx.Client) -> None:
+    """Asks every route of trainings with wrong tokens, on a server that has some."""
+    paths = api.get("/openapi.json").json()["paths"]
+    asked = [(method, path) for path in paths if "trainings" in path for method in paths[path]]
+    assert len(asked) == 4
+    for method, path in asked:
+        for head in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": server.token}):
+            url = server.url + path.replace("{training_id}", "t_0")
+            answer = httpx.request(method, url, headers=head, trust_env=False)
+            assert (answer.status_code, answer.json()["code"]) == (401, "E-SERVE-TOKEN")
+
+
+def until(condition, process: subprocess.Popen | None = None, limit_s: float = 280) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s

@@ -1,4 +1,4 @@
-"""The page of trainings: a run that grows is seen, chosen in and stopped; test_trainings.py has a real one."""
+"""The page of trainings: a run that grows is watched and stopped; tests/server has a real training."""
 
 import json
 import subprocess
@@ -139,6 +139,8 @@ def test_a_damaged_run_on_a_phone(visit, runs: Path) -> None:
     one = visit(width=390, height=844)
     one.expected = ("status of 404",)
     page = one.page
+    page.wait_for_selector("h1")
+    page.goto(f"{one.url}/#/trainings/all")
     page.click(".trainings a >> text=<b>broken")
     page.wait_for_selector(".problem >> text=E-WATCH-METRICS")
     assert page.inner_text("h1") == "<b>broken"
