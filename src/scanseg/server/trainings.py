@@ -52,9 +52,9 @@ class Trainings:
         """Ends the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def everything(self) -> list[dict[str, Any]]:
         """Returns all trainings without their curves, those changed last first."""
-        return await self._call(self._list)
+        return await self._call(self._everything)
 
     async def curves(self, training_id: str, after: int) -> tuple[dict[str, Any], int]:
         """Returns a training with the records of the epochs after `after`, and the generation of these.
@@ -85,7 +85,7 @@ class Trainings:
 
     # -- in the thread --------------------
 
-    def _list(self) -> list[dict[str, Any]]:
+    def _everything(self) -> list[dict[str, Any]]:
         self._scan()
         shown = []
         for run in list(self._runs.values()):
@@ -155,7 +155,7 @@ def training_routes(service: Service, trainings: Trainings) -> APIRouter:
     @routes.get("", response_model=TrainingList)
     async def list_trainings() -> dict[str, Any]:
         """Lists the trainings in the folders that are watched, those changed last first."""
-        return {"trainings": await trainings.list(), "stop_allowed": trainings.may_stop}
+        return {"trainings": await trainings.everything(), "stop_allowed": trainings.may_stop}
 
     @routes.get("/{training_id}", response_model=TrainingCurves)
     async def get_training(training_id: str, after: After = 0) -> dict[str, Any]:

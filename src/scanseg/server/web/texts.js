@@ -292,6 +292,7 @@ const TEXTS = {
   curveValidation: "validation",
   curveAuxiliary: "auxiliary",
   curveMean: "mean",
+  curveMoving: "moving average",
   curveEmpty: "No finished epoch yet",
   curveSaid: "{name}: from {first} to {last} over {n} epochs, lowest {low}, highest {high}.",
   curveSaidNone: "{name}: no values.",

@@ -75,7 +75,7 @@ async function detail(root, first, mayStop, signal) {
   const view = { training: first, records: [], chosen: null, rows: -1 };
   const parts = {
     state: el("span"), bar: el("progress", { max: "1", "aria-label": t("progress") }), eta: el("span.num.small"), said: el("div"),
-    facts: el("dl.facts"), recipe: el("dl.facts"), told: el("dl.facts.readout"), body: el("tbody"),
+    facts: el("dl.facts"), recipe: el("dl.facts"), told: el("dl.readout"), body: el("tbody"),
   };
   parts.slider = el("input", { type: "range", id: "epoch", min: "1", max: "1", step: "1", on: { input: () => choose(Number(parts.slider.value)) } });
   parts.stop = el("button.danger", { type: "button", id: "stop", text: t("trainingStop"), on: { click: () => stop(view, parts, signal) } });
@@ -218,7 +218,7 @@ function diceLines(records) {
   const each = labels.length > 1 ? labels.slice(0, MOST_LABELS) : [];
   return [
     { name: t("curveMean"), kind: "first", value: (record) => record.pseudo_dice },
-    { name: t("movingDice"), kind: "second", value: (record) => record.ema_pseudo_dice },
+    { name: t("curveMoving"), kind: "second", value: (record) => record.ema_pseudo_dice },
     ...each.map((label, index) => ({ name: label, kind: `label-${index}`, value: (record) => record.pseudo_dice_per_label[label] })),
   ];
 }
