@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scanseg.errors import TrainingError
+from scanseg.training import lock
 from scanseg.training.lock import LOCK, exclusive, read_owner
 from scanseg.training.stopping import ask_to_stop
 
@@ -100,6 +101,20 @@ def test_a_kill_leaves_no_word(holder, tmp_path) -> None:
     holder.wait(10)
     owner = read_owner(tmp_path)
     assert (owner.is_running, owner.ended, owner.how) == (False, "", "")
+
+
+def test_an_end_while_it_is_read_is_no_kill(tmp_path, monkeypatch) -> None:
+    holding = exclusive(tmp_path)
+    holding.__enter__()
+    is_locked = lock._is_locked
+
+    def end_first(*arguments) -> bool:
+        holding.__exit__(None, None, None)
+        return is_locked(*arguments)
+
+    monkeypatch.setattr(lock, "_is_locked", end_first)
+    owner = read_owner(tmp_path)
+    assert (owner.is_running, owner.how) == (False, "finished")
 
 
 def test_reading_does_not_take_the_lock(tmp_path) -> None:

@@ -107,6 +107,8 @@ def read_owner(run_folder: Path) -> Owner | None:
     with stream:
         facts = _owner(stream)
         is_running = not facts.get("ended") and _is_locked(stream, facts) and _is_alive(facts)
+        if not is_running and not facts.get("ended"):
+            facts = _owner(stream)  # It may have ended since, and have said so before it let go.
     texts = {key: str(facts.get(key, ""))[:200] for key in ("host", "since", "ended", "how", "code")}
     pid = facts.get("pid")
     return Owner(is_running, pid if isinstance(pid, int) and pid > 0 else None, **texts)
@@ -128,9 +130,9 @@ def _ending(error: BaseException | None) -> dict[str, str]:
 
 
 def _owner(stream: IO[str]) -> dict[str, Any]:
-    stream.seek(0)
     try:
-        facts = json.loads(stream.read(_MOST_BYTES))
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # Past the buffer, which may hold what was there before.
+        facts = json.loads(os.read(stream.fileno(), _MOST_BYTES))
     except (ValueError, RecursionError, OSError):
         return {}
     return facts if isinstance(facts, dict) else {}
