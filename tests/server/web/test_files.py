@@ -28,12 +28,8 @@ BUILT = {
         for name in ("tta", "step_size", "probabilities", "uncertainty", "nan_fill", "spacing")
         for end in ("", "_text")
     ],
-    "recipe": [
-        "network", "loss", "optimizer", "learning_rate", "schedule", "batch_size", "patch_size",
-        "iterations_per_epoch", "minutes", "early_stop", "precision", "sam_rho", "seed",
-    ],
     "preset": [f"{name}{end}" for name in ("fast", "balanced", "best") for end in ("", "_text")],
-}  # fmt: skip
+}
 HEADS = ("label", "size", "pieces", "largest", "score", "uncertaintyShort", "cohort")
 
 

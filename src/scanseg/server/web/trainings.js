@@ -11,7 +11,11 @@ const STATES = { waiting: "trainingWaiting", running: "trainingRunning", finishe
 // As jobs are coloured.
 const COLOURS = { waiting: "waiting", running: "running", finished: "done", stopped: "cancelled", failed: "failed" };
 const FINAL = ["finished", "stopped", "failed"];
-const RECIPE = ["network", "loss", "optimizer", "learning_rate", "schedule", "batch_size", "patch_size", "iterations_per_epoch", "minutes", "early_stop", "precision", "sam_rho", "seed"];
+const RECIPE = {
+  network: "recipeNetwork", loss: "recipeLoss", optimizer: "recipeOptimizer", learning_rate: "recipeLearningRate", schedule: "recipeSchedule",
+  batch_size: "recipeBatchSize", patch_size: "recipePatchSize", iterations_per_epoch: "recipeIterationsPerEpoch", minutes: "recipeMinutes",
+  early_stop: "recipeEarlyStop", precision: "recipePrecision", sam_rho: "recipeSamRho", seed: "recipeSeed",
+};
 const MOST_ROWS = 500;
 const MOST_LABELS = 6;
 
@@ -176,7 +180,7 @@ function recipeOf(training, parts) {
   const value = (found) => (Array.isArray(found) ? found.join(" \u00d7 ") : typeof found === "number" ? number(found) : found);
   rows(parts.recipe, [
     [t("dataset"), training.dataset], [t("labels"), training.labels.join(", ")],
-    ...RECIPE.filter((name) => name in training.recipe).map((name) => [t(`recipe_${name}`), value(training.recipe[name])]),
+    ...Object.entries(RECIPE).filter(([name]) => name in training.recipe).map(([name, text]) => [t(text), value(training.recipe[name])]),
   ]);
 }
 
