@@ -24,7 +24,7 @@ from scanseg.optional import require
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Client", "Job", "Result", "ServiceError"]
+__all__ = ["Client", "Job", "Result", "ServiceError", "Training"]
 
 _CHUNK = 1 << 20
 _FINAL = ("done", "failed", "cancelled")
@@ -67,6 +67,48 @@ class Job:
         """Part of the current stage that is done."""
         found = self.facts.get("progress")
         return None if found is None else float(found["fraction"])
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that the service watches.
+
+    Attributes:
+        facts: The whole answer.
+    """
+
+    facts: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return str(self.facts["id"])
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return str(self.facts["name"])
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `running`, `finished`, `stopped` or `failed`."""
+        return str(self.facts["state"])
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return int(self.facts["epoch"])
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that it will still take; None while unknown and unless it is running."""
+        found = self.facts["eta_s"]
+        return None if found is None else float(found)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record an epoch, as in metrics.jsonl; empty in lists, which carry no curves."""
+        return list(self.facts.get("metrics", []))
 
 
 @dataclass(frozen=True)
@@ -321,6 +363,23 @@ class Client:
     def delete(self, job_id: str) -> None:
         """Stops and erases a prediction."""
         self._check(self._send("DELETE", f"/api/v1/predictions/{quote(job_id, safe='')}"))
+
+    def trainings(self) -> list[Training]:
+        """Returns the trainings that the service watches, without curves, those changed last first."""
+        return [Training(facts) for facts in self._json("GET", "/api/v1/trainings")["trainings"]]
+
+    def training(self, training_id: str, *, after: int = 0) -> Training:
+        """Returns a training with its curves, or only with the epochs after `after`."""
+        path = f"/api/v1/trainings/{quote(training_id, safe='')}"
+        return Training(self._json("GET", path, params={"after": after}))
+
+    def stop_training(self, training_id: str) -> Training:
+        """Asks a training to end as Ctrl-C does: its step is saved, and the same command continues it.
+
+        Raises:
+            ServiceError: The server does not allow it, or the training is not running or out of its reach.
+        """
+        return Training(self._json("DELETE", f"/api/v1/trainings/{quote(training_id, safe='')}"))
 
     def download(self, path: str, target: Path) -> Path:
         """Writes what a path of the API gives to a file, whole or not at all. Returns the file's path."""

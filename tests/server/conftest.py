@@ -202,3 +202,50 @@ def done(api: httpx.Client, image_3d: Path) -> str:
     assert answer.status_code == 202, answer.text
     assert answer.json()["state"] == "done", answer.text
     return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="session")
+def begin_training(
+    demo_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Begins trainings of a tiny network on real images, in processes of their own that take very long."""
+    root = tmp_path_factory.mktemp("training")
+    data = subset(demo_data / "hippocampus", root / "data", 5)
+    (root / "long.toml").write_text(
+        'network = "nnunet_plain"\nepochs = 5000\niterations_per_epoch = 2\nvalidation_iterations = 1\n'
+        "batch_size = 2\npatch_size = [16, 16, 16]\n\n[network_options]\nbase_features = 4\n"
+    )
+    begun: list[subprocess.Popen] = []
+
+    def begin(run: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "scanseg", "train", str(data), "-o", str(run), "--threads", "1"]
+        options = ["--recipe", str(root / "long.toml"), "--workspace", str(root / "work"), "--quiet"]
+        with open(root / f"{run.name}.log", "ab") as log:
+            process = subprocess.Popen(
+                [*command, *options, "--no-tensorboard"], stdout=log, stderr=log, env=ENVIRONMENT
+            )
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def watch() -> Iterator[Callable[..., Server]]:
+    """Starts servers without models that show the trainings of a folder, and ends them."""
+    started: list[Server] = []
+
+    def begin(root: Path, folder: Path, *options: str) -> Server:
+        token = ("--token-file", str(root / "token"))
+        started.append(start_server(root / "data", options=("--watch", str(folder), *token, *options)))
+        return started[-1]
+
+    yield begin
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()

@@ -15,10 +15,21 @@ if TYPE_CHECKING:
 
 def serve(
     model: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--model", "-m", help="Run folder; give several to serve several.", show_default=False),
-    ],
+    ] = None,
     *,
+    watch: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--watch",
+            show_default=False,
+            help="Show the training of this run folder, or of all runs in a folder; may be repeated.",
+        ),
+    ] = None,
+    allow_training: Annotated[
+        bool, typer.Option("--allow-training", help="Let users stop the trainings that are shown.")
+    ] = False,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
@@ -87,7 +98,10 @@ def serve(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Serve models as a REST API with a web page, on this machine only unless --host says otherwise."""
+    """Serve models as a REST API with a web page, on this machine only unless --host says otherwise.
+
+    With --watch it shows trainings, with or without models.
+    """
     from scanseg.cli.console import Output
     from scanseg.optional import require
 
@@ -102,6 +116,7 @@ def serve(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to):
         raise _no_port()
+    _check_what(model, watch, allow_training)
     data = (data_dir or Path.home() / ".scanseg").expanduser()
     limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
     prepare_folder(data)
@@ -113,7 +128,7 @@ def serve(
     if where is not None:
         tokens, secret = load_tokens(where)
     settings = Settings(
-        runs=model_ids(model),
+        runs=model_ids(model or []),
         data=data,
         host=host,
         port=port,
@@ -123,6 +138,8 @@ def serve(
         device=device,
         threads=threads,
         limits=limits,
+        watch=tuple(watch or ()),
+        allow_training=allow_training,
         dicom=None
         if dicom_port is None
         else _dicom(
@@ -151,7 +168,7 @@ def serve(
                 "token_file": None if where is None else str(where),
             }
         )
-        out.say(f"Serving {', '.join(settings.runs)} at {page}")
+        out.say(f"Serving {', '.join([*settings.runs, *(['trainings'] if watch else [])])} at {page}")
         if settings.dicom is not None:
             out.say(f"{dicom_ae_title} receives DICOM on {settings.dicom.listen.host}:{address.dicom_port}")
         if where is not None:
@@ -190,6 +207,23 @@ def _dicom(
     )
     peer = None if send_to is None else parse_peer(send_to)
     return DicomSettings(port, listen, model=model or "", send_to=peer)
+
+
+def _check_what(model: list[Path] | None, watch: list[Path] | None, allow_training: bool) -> None:
+    from scanseg.errors import UsageError
+
+    if not model and not watch:
+        raise UsageError(
+            "There is nothing to serve.",
+            code="E-SERVE-NOTHING",
+            hint="Give a run folder with --model RUN, or a training to show with --watch RUN.",
+        )
+    if allow_training and not watch:
+        raise UsageError(
+            "--allow-training needs --watch.",
+            code="E-SERVE-WATCH",
+            hint="Give the folder of the runs with --watch FOLDER.",
+        )
 
 
 def _no_port() -> "UsageError":

@@ -36,6 +36,7 @@ from scanseg.server.schemas import (
 from scanseg.server.service import Service
 from scanseg.server.settings import Settings
 from scanseg.server.snippets import snippets
+from scanseg.server.trainings import Trainings, training_routes
 from scanseg.server.uploads import ENDINGS
 
 WEB = Path(__file__).parent / "web"
@@ -56,13 +57,16 @@ def make_app(settings: Settings) -> tuple[Guard, Service]:
     Raises:
         ModelError: A run folder cannot be described.
         DataError: The job store is damaged.
+        UsageError: A folder that is to be watched holds no run.
     """
+    trainings = Trainings(settings.watch, may_stop=settings.allow_training)
     service = Service(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         yield
+        trainings.close()
         await service.close()
 
     app = FastAPI(
@@ -73,6 +77,7 @@ def make_app(settings: Settings) -> tuple[Guard, Service]:
     app.include_router(_model_routes(service))
     app.include_router(job_routes(service))
     app.include_router(file_routes(service))
+    app.include_router(training_routes(service, trainings))
     app.include_router(_page_routes())
     app.add_exception_handler(Error, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -162,6 +167,7 @@ def _system_routes(service: Service, app: FastAPI) -> APIRouter:
             "windows": ["auto", "full", "soft tissue", "bone", "lung", "brain"],
             "token_required": bool(service.settings.tokens),
             "docs": service.settings.docs,
+            "trainings": bool(service.settings.watch),
         }
 
     @routes.get("/openapi.json", include_in_schema=False)

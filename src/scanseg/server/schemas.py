@@ -174,6 +174,77 @@ class Snippets(BaseModel):
     python: str
 
 
+class EpochRecord(BaseModel):
+    """What a training wrote about an epoch; null where it has no number."""
+
+    epoch: int
+    step: int | None
+    best: bool
+    learning_rate: float | None
+    train_loss: float | None
+    validation_loss: float | None
+    auxiliary_loss: float | None
+    pseudo_dice: float | None
+    ema_pseudo_dice: float | None
+    pseudo_dice_per_label: dict[str, float | None]
+    seconds: float | None
+    elapsed_seconds: float | None
+    skipped_steps: int | None
+    peak_memory_bytes: int | None
+
+
+class TrainingProblem(BaseModel):
+    """Why a training failed, or what is wrong with its files."""
+
+    code: str
+    level: Literal["error", "warning", "info"]
+    detail: str
+    hint: str
+
+
+class TrainingAnswer(BaseModel):
+    """A training in a folder that is watched."""
+
+    id: str
+    name: str
+    fold: str | None
+    dataset: str | None
+    labels: list[str]
+    state: Literal["waiting", "running", "finished", "stopped", "failed"]
+    stopping: bool
+    epoch: int
+    epochs: int | None
+    epochs_left: int | None
+    step: int
+    steps: int | None
+    epoch_s: float | None
+    elapsed_s: float | None
+    eta_s: float | None
+    expected_end: str | None
+    started: str | None
+    ended: str | None
+    updated: str | None
+    recipe: dict[str, Any]
+    last: EpochRecord | None
+    best: EpochRecord | None
+    problems: list[TrainingProblem]
+    links: dict[str, str]
+
+
+class TrainingCurves(TrainingAnswer):
+    """A training with the records of its epochs after `metrics_after`."""
+
+    metrics_after: int
+    metrics: list[EpochRecord]
+
+
+class TrainingList(BaseModel):
+    """All trainings that are watched, those changed last first."""
+
+    trainings: list[TrainingAnswer]
+    stop_allowed: bool
+
+
 class SampleAnswer(BaseModel):
     """An image that ships with the package."""
 
@@ -217,3 +288,4 @@ class Version(BaseModel):
     windows: list[str]
     token_required: bool
     docs: bool
+    trainings: bool

@@ -49,6 +49,8 @@ class Settings:
         docs: Whether `/docs` is there.
         device: As in `scanseg predict`; so is `threads`.
         dicom: Receives series as well; None does not.
+        watch: Run folders, or folders of runs, whose trainings are shown.
+        allow_training: Whether these trainings may be stopped over HTTP.
     """
 
     runs: dict[str, Path]
@@ -62,6 +64,8 @@ class Settings:
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
     dicom: DicomSettings | None = None
+    watch: tuple[Path, ...] = ()
+    allow_training: bool = False
 
     @property
     def jobs(self) -> Path:

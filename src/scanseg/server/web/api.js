@@ -122,7 +122,8 @@ export async function* watch(id, signal) {
   }
 }
 
-async function* stream(path, signal) {
+/** Yields the data of an event stream until it ends. */
+export async function* stream(path, signal) {
   const found = await answer(path, { signal });
   const reader = found.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -134,7 +135,7 @@ async function* stream(path, signal) {
     rest = events.pop();
     for (const event of events) {
       const data = /^data: (.*)$/m.exec(event);
-      if (event.startsWith("event: gone")) throw new Problem({ code: "E-SERVE-UNKNOWN", detail: t("gone"), status: 404 });
+      if (event.startsWith("event: gone")) throw new Problem({ code: "E-SERVE-UNKNOWN", detail: t("gone"), status: 404, ...JSON.parse(data?.[1] ?? "{}") });
       if (data) yield JSON.parse(data[1]);
     }
   }

@@ -7,6 +7,7 @@ import { show as showHistory } from "./history.js";
 import { show as showNew } from "./new.js";
 import { problemBox } from "./problem.js";
 import { t } from "./texts.js";
+import { show as showTrainings } from "./trainings.js";
 
 const main = document.getElementById("main");
 const THEMES = ["auto", "light", "dark"];
@@ -24,26 +25,33 @@ const PAGES = {
   "": { title: "newTitle", show: showNew },
   cases: { title: "caseTitle", show: showCase },
   history: { title: "historyTitle", show: showHistory },
+  trainings: { title: "trainingsTitle", show: showTrainings },
 };
+
+/** Tells whether the server has models; one without them only shows trainings. */
+function hasModels() {
+  return !facts || Object.keys(facts.devices).length > 0;
+}
 
 /** Shows the page that the address names. */
 async function show() {
   leave();
   const controller = new AbortController();
   leave = () => controller.abort();
-  const [name = "", id = ""] = location.hash.replace(/^#\/?/, "").split("/");
-  const page = PAGES[name] ?? PAGES[""];
-  document.title = `${t(page.title)} - scanseg`;
-  mark(name in PAGES ? name : "");
+  const [named = "", id = ""] = location.hash.replace(/^#\/?/, "").split("/");
   const root = el("div.page");
   put(main, root);
   // What had the focus is gone: go on from the top of the new page.
   if (shown) main.focus({ preventScroll: true });
   shown = true;
   const context = { root, id, signal: controller.signal, fail: (error) => fail(root, error, controller.signal) };
+  const name = () => (named && Object.hasOwn(PAGES, named) ? named : hasModels() ? "" : "trainings");
+  entitle(name());
   try {
     context.version = await version();
-    if (!controller.signal.aborted) await page.show(context);
+    if (controller.signal.aborted) return;
+    entitle(name());
+    await PAGES[name()].show(context);
   } catch (error) {
     context.fail(error);
   }
@@ -75,10 +83,11 @@ function tokenForm(problem) {
   return form;
 }
 
-function mark(name) {
-  const links = [["", "newTitle"], ["history", "historyTitle"]].map(([page, text]) =>
-    el("a", { href: `#/${page}`, text: t(text), "aria-current": page === name ? "page" : null }),
-  );
+/** Names the page in the window's title and among the links; trainings have a link where some are watched. */
+function entitle(name) {
+  document.title = `${t(PAGES[name].title)} - scanseg`;
+  const shown = [...(hasModels() ? ["", "history"] : []), ...(facts?.trainings ? ["trainings"] : [])];
+  const links = shown.map((page) => el("a", { href: `#/${page}`, text: t(PAGES[page].title), "aria-current": page === name ? "page" : null }));
   put(document.getElementById("nav"), links);
 }
 
