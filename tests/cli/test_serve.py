@@ -14,7 +14,9 @@ def started_with(monkeypatch, tmp_path: Path, *options: str):
 
     found = []
     monkeypatch.setattr(serving, "run", lambda settings, on_listening: found.append(settings))
-    answer = CliRunner().invoke(app, ["serve", "-m", str(tmp_path), "--data-dir", str(tmp_path / "d"), *options])
+    answer = CliRunner().invoke(
+        app, ["serve", "-m", str(tmp_path), "--data-dir", str(tmp_path / "d"), *options]
+    )
     assert answer.exit_code == 0, answer.output
     return found[0]
 

@@ -129,7 +129,7 @@ def test_random_kills(start, tmp_path, references, figure) -> None:
 
 
 def strike(server, target: str, again):
-    """Kills the worker, the server, or both at one moment, as the end of a machine does; returns the server."""
+    """Kills the worker, the server, or both at one moment, as a power cut does; returns the server."""
     if target == "both":
         os.kill(server.process.pid, signal.SIGSTOP)  # so that it sees nothing of its worker's end
     if target in ("worker", "both"):

@@ -230,15 +230,17 @@ def test_every_answer_has_the_strict_headers(guard) -> None:
     answers = [ask(guard()), ask(guard(), head=[HOST]), ask(guard(fault))]
     assert [answer.status for answer in answers] == [200, 401, 500]
     for answer in answers:
-        parts = {part.split()[0]: part.split()[1:] for part in answer.headers["content-security-policy"].split(";")}
+        parts = {
+            part.split()[0]: part.split()[1:] for part in answer.headers["content-security-policy"].split(";")
+        }
         assert parts == {
             "default-src": ["'none'"], "script-src": ["'self'"], "style-src": ["'self'"],
             "img-src": ["'self'", "blob:", "data:"], "connect-src": ["'self'"],
             "frame-ancestors": ["'none'"], "base-uri": ["'none'"], "form-action": ["'self'"],
         }  # fmt: skip
         for name, value in {
-            "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store",
-            "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
+            "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+            "cache-control": "no-store", "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
             "x-frame-options": "DENY",
         }.items():  # fmt: skip
             assert answer.headers[name] == value

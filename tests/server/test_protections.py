@@ -1,7 +1,7 @@
 """Guards the guards: with any one protection taken away, a named test fails. See protections.toml.
 
-A copy of the package lies in a temporary folder; one protection at a time is patched away in the text of the copy,
-and its test runs against that copy in a process of its own.
+A copy of the package lies in a temporary folder; one protection at a time is patched away in the text of the
+copy, and its test runs against that copy in a process of its own.
 """
 
 import json

@@ -383,9 +383,7 @@ def test_a_body_that_trickles_is_given_up() -> None:
 # -- secrets ------------------------------
 
 
-def test_nothing_of_a_patient_reaches_logs_errors_or_reports(
-    server, api, image_3d, tmp_path, figure
-) -> None:
+def test_nothing_of_a_patient_reaches_logs_errors_or_reports(server, api, image_3d, tmp_path, figure) -> None:
     """Figure S9: markers in the file name, the NIfTI text fields and a damaged file."""
     import nibabel
 

@@ -253,7 +253,15 @@ def test_what_was_wrong_is_not_repeated(make) -> None:
 
 def test_the_page_is_all_that_is_served_of_the_folder() -> None:
     assert _page_file("index.html").status_code == 200
-    for path in ("../README.md", "x/../../README.md", "/etc/hosts", "../app.py", "app.py", "\0", "nothing.html"):
+    for path in (
+        "../README.md",
+        "x/../../README.md",
+        "/etc/hosts",
+        "../app.py",
+        "app.py",
+        "\0",
+        "nothing.html",
+    ):
         with pytest.raises(Refusal) as caught:
             _page_file(path)
         assert caught.value.status == 404, path

@@ -22,8 +22,8 @@ CREATE TABLE jobs (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
   owner TEXT NOT NULL, state TEXT NOT NULL, name TEXT NOT NULL, options TEXT NOT NULL, slots TEXT NOT NULL,
   created_s REAL NOT NULL, started_s REAL, finished_s REAL, expires_s REAL NOT NULL,
-  tries INTEGER NOT NULL DEFAULT 0, worker TEXT, lease_s REAL, error TEXT, review TEXT, key TEXT, request TEXT,
-  returns INTEGER NOT NULL DEFAULT 0
+  tries INTEGER NOT NULL DEFAULT 0, worker TEXT, lease_s REAL, error TEXT, review TEXT, key TEXT,
+  request TEXT, returns INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX one_key ON jobs (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX queue ON jobs (state, model, seq);
