@@ -79,7 +79,7 @@ def test_archives_leave_nothing_outside_their_folder(tmp_path, figure) -> None:
         try:
             _parse({"paths": [str(case / "0000.zip")], "out": str(case / "out"), "options": {}})
         except Error as error:
-            if not (error.code.startswith("E-") and error.message and error.hint):
+            if not (error.code.startswith("E-") and error.message):
                 silent.append(name)
         found = [path for path in tmp_path.rglob("*") if path.is_symlink() or path.is_file()]
         strays = [

@@ -240,8 +240,8 @@ def test_every_answer_has_the_strict_headers(guard) -> None:
         }  # fmt: skip
         for name, value in {
             "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-            "cache-control": "no-store", "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
-            "x-frame-options": "DENY",
+            "cache-control": "no-store", "cross-origin-opener-policy": "same-origin",
+            "cross-origin-resource-policy": "same-origin", "x-frame-options": "DENY",
         }.items():  # fmt: skip
             assert answer.headers[name] == value
         assert "access-control-allow-origin" not in answer.headers
