@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_bytes_are_synced_before_they_have_their_name(tmp_path, monkeypatch) -> 
     seen, real = [], (os.fsync, os.replace, uploads.sync_folder)
 
     def fsync(handle: int) -> None:
-        if os.path.isfile(f"/proc/self/fd/{handle}"):
+        if stat.S_ISREG(os.fstat(handle).st_mode):
             seen.append(("data", os.fstat(handle).st_size, (tmp_path / "a").exists()))
         real[0](handle)
 
