@@ -168,7 +168,7 @@ def test_large_bodies_leave_nothing(server, api) -> None:
     assert answer.status_code == 413
 
 
-def test_a_full_disk_is_said_before_the_body(start, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_said_before_the_body(tmp_path) -> None:
     from scanseg.server import limits
     from scanseg.server.problems import Refusal
 
