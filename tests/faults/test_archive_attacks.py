@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scanseg.errors import Error
+from scanseg.data import Limits
+from scanseg.data.zip_entries import opened_zip
+from scanseg.errors import DataError, Error
 from scanseg.server.reading import _parse
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
@@ -45,12 +47,7 @@ def attacks() -> Iterator[tuple[str, bytes]]:
     for name in SLIPS:
         safe = name.replace("\0", "?")
         yield f"name {name!r}", pack({"good.png": b"1", safe: b"2"}).replace(safe.encode(), name.encode())
-    link = io.BytesIO()
-    with zipfile.ZipFile(link, "w") as archive:
-        entry = zipfile.ZipInfo("a.png")
-        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(entry, "/etc/passwd")
-    yield "link", link.getvalue()
+    yield "link", linked()
     yield "many entries", pack({f"{number}.png": b"" for number in range(20_001)})
     yield "claims 4 GB", patched(pack({"b.png": bytes(1000), "a.png": b""}), 24, 0xFFFFFFF0)
     yield "says less than it holds", patched(pack({"a.png": bytes(900_000)}), 24, 10)
@@ -66,6 +63,57 @@ def attacks() -> Iterator[tuple[str, bytes]]:
         for _ in range(generator.randint(1, 6)):
             body[generator.randrange(len(body))] = generator.randrange(256)
         yield f"random {number}", bytes(body)
+
+
+def encrypted(body: bytes) -> bytes:
+    changed = bytearray(body)
+    for signature, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        changed[changed.index(signature) + place] |= 1
+    return bytes(changed)
+
+
+def says_one_entry(body: bytes) -> bytes:
+    """An archive whose last record says that it has one entry."""
+    place = body.rindex(b"PK\5\6")
+    return body[: place + 8] + struct.pack("<HH", 1, 1) + body[place + 12 :]
+
+
+def linked() -> bytes:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        entry = zipfile.ZipInfo("a.png")
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(entry, "/etc/passwd")
+    return body.getvalue()
+
+
+RULES = {
+    "a name that leads outside": (pack({"a/../../x.png": b"1"}), "E-ZIP-ENTRY"),
+    "a link": (linked(), "E-ZIP-ENTRY"),
+    "encrypted": (encrypted(pack({"a.png": b"1"})), "E-ZIP-ENTRY"),
+    "an archive inside": (pack({"a.zip": b"1"}), "E-ZIP-ENTRY"),
+    "two entries of one name": (pack({"a.png": b"1", "A.PNG": b"2"}), "E-ZIP-ENTRY"),
+    "entries that overlap": (
+        patched(pack({"a.png": random.Random(0).randbytes(5000), "b.png": b"x"}), 42, 0), "E-ZIP-ENTRY",
+    ),
+    "more entries than it says": (
+        says_one_entry(pack({f"{number}.png": b"" for number in range(30)})), "E-ZIP-LIMIT",
+    ),
+    "more bytes than accepted": (pack({"a.png": bytes(2000)}), "E-ZIP-LIMIT"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_archive_is_refused_before_anything_of_it_is_read(tmp_path, rule) -> None:
+    body, code = RULES[rule]
+    (tmp_path / "a.zip").write_bytes(body)
+    most = 1000 if rule == "more bytes than accepted" else 1 << 20
+    with (
+        pytest.raises(DataError) as caught,
+        opened_zip(tmp_path / "a.zip", Limits(entries=20, decompressed_bytes=most)),
+    ):
+        pass
+    assert caught.value.code == code
 
 
 def test_archives_leave_nothing_outside_their_folder(tmp_path, figure) -> None:
