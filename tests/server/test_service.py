@@ -115,6 +115,24 @@ def test_a_job_that_is_erased_while_it_is_uploaded_leaves_nothing(make) -> None:
     assert not list(service.settings.jobs.iterdir())
 
 
+def test_an_upload_to_a_job_without_a_row_leaves_nothing(make) -> None:
+    """As where the files of a job are erased just before the upload writes another one."""
+    api, service = make()
+
+    async def run() -> None:
+        job = (await api.post("/api/v1/predictions", json={"inputs": [{"name": "a.nii"}]})).json()
+        gate, folder = asyncio.Event(), service.settings.folder(job["id"])
+        upload = asyncio.create_task(api.put(job["inputs"][0]["href"], content=slow(b"one", gate)))
+        while not list((folder / "inputs").iterdir()):
+            await asyncio.sleep(0.01)
+        await service.store("delete", job["id"])
+        gate.set()
+        assert (await upload).status_code == 404
+        assert not folder.exists()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("order", "code"),
     [
