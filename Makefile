@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 RESULTS_ARGS ?=
+FIGURES := build/figures
 SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb
 
-.PHONY: help demo test test-gpu system-packages lint docs faults bench results clean
+.PHONY: help demo test test-gpu system-packages lint docs faults figure bench results clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (just over a minute on 2 cores, after the installation)"
 	@echo "make test    install, then run linters, type checks and every test"
@@ -15,7 +16,8 @@ help:
 	@echo "make system-packages  a PACS and a browser for the tests (Debian, as root); without them those tests are skipped"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
-	@echo "make faults  the damage and crash tests at full size"
+	@echo "make faults  the damage and crash tests at full size; their figures as JSON"
+	@echo "make figure NAME=S3  one figure of reliability at its quick size as JSON (NAME='--full S3' for the full one)"
 	@echo "make results train every network with one small budget (many hours; it continues); results in docs/networks/results.md"
 	@echo "make bench   time the scan and the networks against others (two hours); results in benchmarks/results"
 
@@ -59,7 +61,12 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
 faults: $(VENV)/.dev
-	SCANSEG_FAULTS=full $(BIN)/python -m pytest -m faults --timeout 3600
+	@rm -rf $(FIGURES)
+	@SCANSEG_FAULTS=full SCANSEG_FIGURES=$(FIGURES) $(BIN)/python -m pytest -m faults --timeout 3600; found=$$?; \
+		$(BIN)/python tests/figure.py --print $(FIGURES) && exit $$found
+
+figure: $(VENV)/.dev
+	@$(BIN)/python tests/figure.py $(NAME)
 
 bench: $(VENV)/.dev
 	$(BIN)/scanseg bench scan --shapes all --minutes 60 --call 20 -o benchmarks/results

@@ -16,6 +16,34 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PLUGIN = "libOrthancDicomWeb.so"
+OUTCOME = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Keeps how a test ended, for the figures that it notes."""
+    report = yield
+    if report.when == "call":
+        item.stash[OUTCOME] = report.outcome
+    return report
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Notes values of a figure: `figure("S3", lost=0)`; see figure.py beside this file.
+
+    With SCANSEG_FIGURES=FOLDER each figure becomes a JSON file there, with whether its test passed.
+    """
+    noted: dict[str, dict[str, Any]] = {}
+    yield lambda name, **values: noted.setdefault(name, {}).update(values)
+    folder = os.environ.get("SCANSEG_FIGURES")
+    for name, values in noted.items() if folder else ():
+        size = "full" if os.environ.get("SCANSEG_FAULTS") == "full" else "quick"
+        passed = request.node.stash.get(OUTCOME, "") == "passed"
+        document = {"figure": name, "size": size, "passed": passed, **values}
+        path = Path(str(folder)) / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

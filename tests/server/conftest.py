@@ -57,6 +57,18 @@ def run_3d(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that describes a model and holds no weights, for what never predicts."""
+    folder = tmp_path_factory.mktemp("described")
+    network = {"name": "umamba_bot", "spatial_dims": 3}
+    labels = [{"value": value, "name": name} for value, name in enumerate(("background", "one", "two"))]
+    config = {"network": network, "labels": labels, "channel_names": ["MRI"], "weights_sha256": "0" * 64}
+    write_json(folder / "config.json", config)
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def image_3d(demo_data: Path) -> Path:
     """A real image that the model has not seen."""
     return sorted((demo_data / "hippocampus" / "imagesTs").iterdir())[0]

@@ -75,6 +75,28 @@ def test_two_dead_workers_are_enough(store) -> None:
     assert (found.state, found.error, found.tries) == ("failed", ERROR, 2)
 
 
+def test_starts_that_end_with_the_server_do_not_count_for_a_while(store) -> None:
+    job = make(store)
+    for _ in range(3):
+        assert store.claim("m", "w").id == job.id
+        store.recover("m", tries=2, error=ERROR, ttl_s=60, returns=3)
+        assert (store.get(job.id).state, store.get(job.id).tries) == ("queued", 0)
+    for _ in range(2):
+        assert store.claim("m", "w").id == job.id
+        store.recover("m", tries=2, error=ERROR, ttl_s=60, returns=3)
+    assert (store.get(job.id).state, store.get(job.id).tries) == ("failed", 2)
+
+
+def test_one_dead_worker_and_dead_servers_are_not_two_dead_workers(store) -> None:
+    job = make(store)
+    store.claim("m", "w")
+    store.recover("m", tries=2, error=ERROR, ttl_s=60)
+    for _ in range(3):
+        store.claim("m", "w")
+        store.recover("m", tries=2, error=ERROR, ttl_s=60, returns=5)
+    assert (store.get(job.id).state, store.get(job.id).tries) == ("queued", 1)
+
+
 def test_a_sound_worker_gives_back_without_a_try(store) -> None:
     job = make(store)
     for _ in range(5):
@@ -145,6 +167,19 @@ def test_a_damaged_store_is_refused(tmp_path, content) -> None:
     with pytest.raises(DataError) as caught:
         Store(path).check()
     assert caught.value.code == "E-SERVE-STORE"
+
+
+def test_a_store_of_version_1_is_brought_up(store, tmp_path) -> None:
+    """As the previous release left it."""
+    job = make(store)
+    store._db.execute("ALTER TABLE jobs DROP COLUMN returns")
+    store._db.execute("PRAGMA user_version=1")
+    store.close()
+    again = Store(tmp_path / "jobs.sqlite3")
+    assert again.get(job.id) == job
+    assert again.claim("m", "w").id == job.id
+    again.recover("m", tries=2, error=ERROR, ttl_s=60, returns=1)
+    assert Store(tmp_path / "jobs.sqlite3").get(job.id).tries == 0
 
 
 def test_another_version_is_refused(tmp_path) -> None:

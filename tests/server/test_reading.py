@@ -61,6 +61,25 @@ def test_a_reader_that_hangs_or_dies_is_an_error(reader, image_3d, tmp_path) -> 
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def test_nothing_is_parsed_before_the_limits_hold() -> None:
+    code = (
+        "import resource as r\n"
+        "from scanseg.server import reading\n"
+        "names = ('RLIMIT_CORE', 'RLIMIT_NOFILE', 'RLIMIT_AS', 'RLIMIT_FSIZE', 'RLIMIT_CPU')\n"
+        "reading._parse = lambda orders: {name: r.getrlimit(getattr(r, name))[1] for name in names}\n"
+        "reading.main()\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], input="{}\n", capture_output=True, text=True, check=True
+    )
+    limits = json.loads(answer.stdout)
+    assert (limits["RLIMIT_CORE"], limits["RLIMIT_NOFILE"]) == (0, 64)
+    assert 0 < limits["RLIMIT_AS"] <= 16 << 30
+    assert 0 < limits["RLIMIT_FSIZE"] <= 16 << 30
+    assert 0 < limits["RLIMIT_CPU"] <= 900
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
 def test_it_is_confined() -> None:
     code = (
         "import json, resource, socket\n"

@@ -9,22 +9,27 @@ import httpx
 import pytest
 
 from scanseg.errors import DataError
-from scanseg.server.app import make_app
+from scanseg.server.app import _page_file, make_app
 from scanseg.server.limits import Limits
+from scanseg.server.middleware import owner_of
+from scanseg.server.problems import Refusal
+from scanseg.server.service import reviews_csv
 from scanseg.server.settings import Settings, prepare_folder
 
-pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
 NAMED = {"X-Scanseg-Name": "a.nii.gz"}
 
 
 @pytest.fixture
-def make(run_3d: Path, tmp_path: Path):
+def make(described: Path, tmp_path: Path):
     """Makes an application that nobody has started: no workers, no sweeper."""
     services = []
 
-    def build(**limits: object):
+    def build(tokens: tuple[str, ...] = (), **limits: object):
         prepare_folder(tmp_path / "data")
-        settings = Settings(runs={"m": run_3d}, data=tmp_path / "data", limits=Limits(**limits))  # type: ignore[arg-type]
+        settings = Settings(
+            runs={"m": described}, data=tmp_path / "data", limits=Limits(**limits),  # type: ignore[arg-type]
+            tokens={owner_of(token): token for token in tokens},
+        )  # fmt: skip
         app, service = make_app(settings)
         services.append(service)
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
@@ -110,6 +115,24 @@ def test_a_job_that_is_erased_while_it_is_uploaded_leaves_nothing(make) -> None:
     assert not list(service.settings.jobs.iterdir())
 
 
+def test_an_upload_to_a_job_without_a_row_leaves_nothing(make) -> None:
+    """As where the files of a job are erased just before the upload writes another one."""
+    api, service = make()
+
+    async def run() -> None:
+        job = (await api.post("/api/v1/predictions", json={"inputs": [{"name": "a.nii"}]})).json()
+        gate, folder = asyncio.Event(), service.settings.folder(job["id"])
+        upload = asyncio.create_task(api.put(job["inputs"][0]["href"], content=slow(b"one", gate)))
+        while not list((folder / "inputs").iterdir()):
+            await asyncio.sleep(0.01)
+        await service.store("delete", job["id"])
+        gate.set()
+        assert (await upload).status_code == 404
+        assert not folder.exists()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("order", "code"),
     [
@@ -180,10 +203,101 @@ def test_queue_position_and_estimate(make) -> None:
     asyncio.run(run())
 
 
-def test_a_faulty_rule_table_stops_the_start(make, run_3d, tmp_path) -> None:
+def test_a_faulty_rule_table_stops_the_start(make, described, tmp_path) -> None:
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((run_3d / name).read_bytes())
+        (tmp_path / name).write_bytes((described / name).read_bytes())
     (tmp_path / "rules.yaml").write_text("rules: 3")
     prepare_folder(tmp_path / "data")
     with pytest.raises(DataError, match=r"rules\.yaml"):
         make_app(Settings(runs={"m": tmp_path}, data=tmp_path / "data"))
+
+
+def test_jobs_of_others_are_not_there(make) -> None:
+    """Every route with an id answers a stranger as it answers for an id that nobody has."""
+    mine, yours = "a" * 40, "b" * 40
+    api, service = make(tokens=(mine, yours))
+
+    def head(token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+    async def run() -> int:
+        order = {"inputs": [{"name": "a.nii"}]}
+        job = (await api.post("/api/v1/predictions", json=order, headers=head(mine))).json()["id"]
+        paths = (await api.get("/openapi.json", headers=head(mine))).json()["paths"]
+        asked = 0
+        for path, operations in paths.items():
+            if "{job_id}" not in path:
+                continue
+            for method in operations:
+                url = path.format(job_id="ID", slot="0", value="1", axis="axial", index="1")
+                body = {"json": {"verdict": "accept"}} if path.endswith("review") else {}
+                answers = [
+                    await api.request(method, url.replace("ID", one), headers=head(yours), **body)
+                    for one in (job, "p_" + "0" * 32)
+                ]
+                assert {answer.status_code for answer in answers} == {404}, (method, path)
+                assert answers[0].text == answers[1].text, (method, path)
+                asked += 1
+        assert (await api.get("/api/v1/predictions", headers=head(yours))).json()["predictions"] == []
+        assert (await api.get(f"/api/v1/predictions/{job}", headers=head(mine))).status_code == 200
+        return asked
+
+    assert asyncio.run(run()) > 20
+    service.jobs.check()
+
+
+def test_a_repeated_request_is_one_job(make) -> None:
+    api, service = make()
+    named = {**NAMED, "Idempotency-Key": "k"}
+
+    async def run() -> None:
+        first = await api.put("/api/v1/predictions", content=b"x", headers=named)
+        again = await api.put("/api/v1/predictions", content=b"x", headers=named)
+        assert first.json()["id"] == again.json()["id"]
+        other = await api.put("/api/v1/predictions?tta=true", content=b"x", headers=named)
+        assert (other.status_code, other.json()["code"]) == (422, "E-SERVE-KEY")
+
+    asyncio.run(run())
+    assert len(list(service.settings.jobs.iterdir())) == 1
+
+
+def test_what_was_wrong_is_not_repeated(make) -> None:
+    api, _ = make()
+    order = {"inputs": [{"name": "a.nii"}], "options": {"step_size": "MARKER^ONE"}, "model": ["MARKER^TWO"]}
+    answer = asyncio.run(api.post("/api/v1/predictions", json=order))
+    assert answer.status_code == 422
+    assert "MARKER" not in answer.text
+
+
+def test_the_page_is_all_that_is_served_of_the_folder() -> None:
+    assert _page_file("index.html").status_code == 200
+    for path in (
+        "../README.md",
+        "x/../../README.md",
+        "/etc/hosts",
+        "../app.py",
+        "app.py",
+        "\0",
+        "nothing.html",
+    ):
+        with pytest.raises(Refusal) as caught:
+            _page_file(path)
+        assert caught.value.status == 404, path
+
+
+def test_the_description_is_not_shown_as_a_page_unless_asked_for(make) -> None:
+    api, service = make()
+
+    async def run() -> None:
+        for path in ("/docs", "/redoc", "/docs/oauth2-redirect"):
+            assert (await api.get(path)).status_code == 404, path
+
+    asyncio.run(run())
+    assert service.settings.docs is False
+
+
+def test_a_comment_is_no_formula() -> None:
+    texts = ['=HYPERLINK("x")', "+1", "-1", "@SUM(A1)", "\t=1", "fine"]
+    table = reviews_csv([("p_1", "m", {"verdict": "accept", "comment": text}) for text in texts])
+    cells = [line.split(",", 3)[3].lstrip('"') for line in table.splitlines()[1:]]
+    assert [cell[0] for cell in cells] == ["'"] * 5 + ["f"]

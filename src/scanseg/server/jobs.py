@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scanseg.errors import DataError
+from scanseg.server.job import FINAL, Job, Received, Slot, new_id
 
-FINAL = ("done", "failed", "cancelled")
-VERSION = 1
+__all__ = ["FINAL", "Job", "Received", "Slot", "Store", "new_id"]
+
+VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE jobs (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
   owner TEXT NOT NULL, state TEXT NOT NULL, name TEXT NOT NULL, options TEXT NOT NULL, slots TEXT NOT NULL,
   created_s REAL NOT NULL, started_s REAL, finished_s REAL, expires_s REAL NOT NULL,
-  tries INTEGER NOT NULL DEFAULT 0, worker TEXT, lease_s REAL, error TEXT, review TEXT, key TEXT, request TEXT
+  tries INTEGER NOT NULL DEFAULT 0, worker TEXT, lease_s REAL, error TEXT, review TEXT, key TEXT,
+  request TEXT, returns INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX one_key ON jobs (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX queue ON jobs (state, model, seq);
@@ -36,75 +37,6 @@ CREATE TABLE reviews (
   review TEXT NOT NULL
 );
 """
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for an upload.
-
-    Attributes:
-        slot: `0`, `1`, ... for channels; `mask` and `reference` of evaluations.
-        name: What the user calls the file; shown to its owner only.
-        suffix: Ending by which it is stored, one of the accepted ones.
-    """
-
-    slot: str
-    name: str
-    suffix: str
-
-    @property
-    def file(self) -> str:
-        """Name under which it is stored; nothing of the user's name is in it."""
-        return f"{self.slot.zfill(4) if self.slot.isdecimal() else self.slot}{self.suffix}"
-
-
-@dataclass(frozen=True)
-class Received:
-    """An upload that lies on the disk."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """A prediction or an evaluation, as stored.
-
-    Attributes:
-        state: `waiting`, `queued`, `running`, `done`, `failed` or `cancelled`.
-        tries: How often a worker has started it.
-        error: Code, detail and hint if it failed.
-        request: Hash of the request that made it, to tell a repetition from a clash of keys.
-    """
-
-    seq: int
-    id: str
-    kind: str
-    model: str
-    owner: str
-    state: str
-    name: str
-    options: dict[str, Any]
-    slots: tuple[Slot, ...]
-    created_s: float
-    started_s: float | None
-    finished_s: float | None
-    expires_s: float
-    tries: int
-    error: dict[str, Any] | None
-    review: dict[str, Any] | None
-    request: str | None
-    inputs: dict[str, Received] = field(default_factory=dict)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.state in FINAL
-
-
-def new_id(kind: str) -> str:
-    """Returns an id nobody can guess: `p_` or `e_` and 128 random bits."""
-    return f"{'e' if kind == 'evaluation' else 'p'}_{secrets.token_hex(16)}"
 
 
 class Store:
@@ -126,7 +58,7 @@ class Store:
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.execute("PRAGMA secure_delete=ON")
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
+            if found in (0, 1):
                 self._create()
             elif found != VERSION:
                 raise _refused(path, f"has version {found}, accepted is {VERSION}")
@@ -134,11 +66,15 @@ class Store:
             raise _refused(path, f"cannot be used ({error})") from error
 
     def _create(self) -> None:
+        """Makes the tables, or adds to those of version 1 what they lack."""
         with self._writing() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
-                db.execute(f"PRAGMA user_version={VERSION}")
+            elif found == 1:
+                db.execute("ALTER TABLE jobs ADD COLUMN returns INTEGER NOT NULL DEFAULT 0")
+            db.execute(f"PRAGMA user_version={VERSION}")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -353,10 +289,22 @@ class Store:
                 (worker,),
             )
 
-    def recover(self, model: str, *, tries: int, error: dict[str, Any], ttl_s: float) -> None:
-        """Requeues what a dead worker of a model was at; what was tried often enough fails with `error`."""
+    def recover(
+        self, model: str, *, tries: int, error: dict[str, Any], ttl_s: float, returns: int = 0
+    ) -> None:
+        """Requeues what a dead worker of a model was at; what was tried often enough fails with `error`.
+
+        Args:
+            returns: So many starts of a job do not count, as that of a worker that ended with its server:
+                such an end is seldom the job's fault, yet a job that takes everything with it shall end too.
+        """
         now_s = time.time()
         with self._writing() as db:
+            db.execute(
+                "UPDATE jobs SET tries=tries-1, returns=returns+1 "
+                "WHERE state='running' AND model=? AND returns<?",
+                (model, returns),
+            )
             db.execute(
                 "UPDATE jobs SET state='failed', error=?, finished_s=?, expires_s=?, worker=NULL "
                 "WHERE state='running' AND model=? AND tries>=?",
@@ -413,7 +361,7 @@ class Store:
     def _job(self, row: sqlite3.Row) -> Job:
         facts = dict(row)
         inputs = self._db.execute("SELECT slot, bytes, sha256 FROM inputs WHERE job=?", (row["id"],))
-        for name in ("worker", "lease_s", "key"):
+        for name in ("worker", "lease_s", "key", "returns"):
             facts.pop(name)
         return Job(
             **{

@@ -36,6 +36,7 @@ class Limits:
         job_s: A job that runs longer is stopped.
         lease_s: A worker that gives no sign of life so long is killed.
         tries: How often a job is started before it counts as one that kills its worker.
+        returns: So many starts that ended with the whole server do not count.
     """
 
     upload_bytes: int = 2 * GIB
@@ -56,6 +57,7 @@ class Limits:
     job_s: float = 3600.0
     lease_s: float = 30.0
     tries: int = 2
+    returns: int = 5
 
 
 @dataclass

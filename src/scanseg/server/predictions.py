@@ -29,7 +29,8 @@ from scanseg.server.schemas import (
     Options,
     Review,
 )
-from scanseg.server.service import Service, check_repetition, disk_errors, result_folder, stamp
+from scanseg.server.service import Service, check_repetition, disk_errors, result_folder
+from scanseg.server.showing import stamp
 from scanseg.server.uploads import ending_of, read_name, safe_name, store_body
 
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the end of the job.")]
@@ -50,6 +51,7 @@ def job_routes(service: Service) -> APIRouter:
     """Returns the routes under /api/v1 for predictions and evaluations."""
     routes = APIRouter(prefix="/api/v1")
     _add_creation(routes, service)
+    _add_evaluation(routes, service)
     _add_one_call(routes, service)
     for kind in ("prediction", "evaluation"):
         _add_job(routes, service, kind)
@@ -76,20 +78,17 @@ def _add_creation(routes: APIRouter, service: Service) -> None:
             return await _created(service, found, response)
         await service.check_room(who)
         making = partial(
-            service.create,
-            kind="prediction",
-            model=model,
-            owner=who,
-            options=order.options.model_dump(),
-            key=key,
-            request=fingerprint,
-        )
+            service.create, kind="prediction", model=model, owner=who, options=order.options.model_dump(),
+            key=key, request=fingerprint,
+        )  # fmt: skip
         if order.sample is not None:
             job = await _from_sample(service, model, order, making)
         else:
             job = await making(slots=_slots(order, model))
         return await _created(service, job, response)
 
+
+def _add_evaluation(routes: APIRouter, service: Service) -> None:
     @routes.post("/evaluations", status_code=201, response_model=JobAnswer, tags=["evaluations"])
     async def create_evaluation(
         order: NewEvaluation, request: Request, response: Response, key: Key = None
@@ -110,14 +109,9 @@ def _add_creation(routes: APIRouter, service: Service) -> None:
             model = service.model(order.model)
             slots.append(_slot("mask", order.mask.name))
         job = await service.create(
-            kind="evaluation",
-            model=model,
-            owner=who,
-            options=options,
-            slots=slots,
-            key=key,
+            kind="evaluation", model=model, owner=who, options=options, slots=slots, key=key,
             request=fingerprint,
-        )
+        )  # fmt: skip
         return await _created(service, job, response)
 
 
@@ -208,8 +202,16 @@ def _add_job(routes: APIRouter, service: Service, kind: str) -> None:
         job = await service.job(job_id, owner(request), kind)
         return await service.show(await service.settled(job, wait))
 
+    _add_watch(routes, service, kind)
+    _add_end(routes, service, kind)
+    if kind == "prediction":
+        _add_list(routes, service)
+
+
+def _add_watch(routes: APIRouter, service: Service, kind: str) -> None:
     @routes.get(
-        f"{base}/events", tags=tags, name=f"watch_{kind}", response_class=StreamingResponse,
+        f"/{kind}s/{{job_id}}/events", tags=[f"{kind}s"], name=f"watch_{kind}",
+        response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )  # fmt: skip
     async def watch(job_id: str, request: Request) -> StreamingResponse:
@@ -228,6 +230,11 @@ def _add_job(routes: APIRouter, service: Service, kind: str) -> None:
             _events(service, job_id, who), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
         )
 
+
+def _add_end(routes: APIRouter, service: Service, kind: str) -> None:
+    base = f"/{kind}s/{{job_id}}"
+    tags: list[Any] = [f"{kind}s"]
+
     @routes.post(f"{base}/cancel", response_model=JobAnswer, tags=tags, name=f"cancel_{kind}")
     async def cancel(job_id: str, request: Request) -> dict[str, Any]:
         """Stops a job that is not finished."""
@@ -245,9 +252,6 @@ def _add_job(routes: APIRouter, service: Service, kind: str) -> None:
         await service.erase(job.id)
         if job.review is not None:
             await service.write_reviews()
-
-    if kind == "prediction":
-        _add_list(routes, service)
 
 
 def _add_list(routes: APIRouter, service: Service) -> None:

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from scanseg.server.models import ServedModel, describe_model
 from scanseg.server.next_steps import tables_for
 from scanseg.server.problems import Refusal, not_found
 from scanseg.server.settings import Settings
+from scanseg.server.showing import job_document
 from scanseg.server.supervise import Line, News, Supervisor
 from scanseg.server.tools import Tools
 from scanseg.server.uploads import store_body
@@ -204,17 +204,10 @@ class Service:
         job: Job = await self.store(
             "create",
             job_id=job_id,
-            kind=kind,
-            model=model.id,
-            owner=owner,
-            name=slots[0].name if slots else "",
-            options=options,
-            slots=slots,
-            expires_s=time.time() + self.settings.limits.ttl_s,
-            received=received,
-            key=key,
+            kind=kind, model=model.id, owner=owner, name=slots[0].name if slots else "", options=options,
+            slots=slots, expires_s=time.time() + self.settings.limits.ttl_s, received=received, key=key,
             request=request,
-        )
+        )  # fmt: skip
         if job.id != job_id:
             shutil.rmtree(folder, ignore_errors=True)
             check_repetition(job, request)
@@ -291,64 +284,7 @@ class Service:
         elif position is not None:
             each_s = await self.store("seconds_per_case", job.model)
             eta_s = None if each_s is None else round(each_s * position, 1)
-        base = f"/api/v1/{job.kind}s/{job.id}"
-        return {
-            "id": job.id,
-            "seq": job.seq,
-            "kind": job.kind,
-            "model": job.model,
-            "state": job.state,
-            "name": job.name,
-            "created": stamp(job.created_s),
-            "started": stamp(job.started_s),
-            "finished": stamp(job.finished_s),
-            "expires": stamp(job.expires_s if job.is_final else None),
-            "options": job.options,
-            "inputs": [_input(job, slot, base) for slot in job.slots],
-            "progress": progress,
-            "position": position,
-            "eta_s": eta_s,
-            "tries": job.tries,
-            "error": job.error,
-            "review": job.review,
-            "links": _links(job, base),
-        }
-
-
-def _input(job: Job, slot: Slot, base: str) -> dict[str, Any]:
-    there = job.inputs.get(slot.slot)
-    return {
-        "slot": slot.slot,
-        "name": slot.name,
-        "received": there is not None,
-        "bytes": None if there is None else there.bytes,
-        "sha256": None if there is None else there.sha256,
-        "href": f"{base}/inputs/{slot.slot}",
-    }
-
-
-def _links(job: Job, base: str) -> dict[str, str]:
-    links = {"self": base, "events": f"{base}/events"}
-    if job.state == "done":
-        links["result"] = f"{base}/result"
-        if job.kind == "prediction":
-            links |= {
-                "mask": f"{base}/mask",
-                "image": f"{base}/image",
-                "preview": f"{base}/preview.png",
-                "report": f"{base}/report.html",
-                "zip": f"{base}/all.zip",
-                "snippets": f"{base}/snippets",
-                "review": f"{base}/review",
-            }
-    return links
-
-
-def stamp(seconds: float | None) -> str | None:
-    """Returns a time as RFC 3339 in UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return job_document(job, progress=progress, position=position, eta_s=eta_s)
 
 
 def check_repetition(job: Job, request: str | None) -> None:

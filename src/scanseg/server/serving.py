@@ -12,6 +12,7 @@ import uvicorn
 
 from scanseg.errors import ModelError, UsageError
 from scanseg.server.app import make_app
+from scanseg.server.middleware import Guard
 from scanseg.server.protocol import make_protocol
 from scanseg.server.service import Service
 from scanseg.server.settings import Settings, lock_data, prepare_folder
@@ -63,24 +64,6 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
     service: Service | None = None
     try:
         app, service = make_app(settings)
-        limits = settings.limits
-        config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            host=settings.host,
-            port=settings.port,
-            http=make_protocol(limits.header_s),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=limits.connections,
-            backlog=2048,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=5,
-            h11_max_incomplete_event_size=32 << 10,
-        )
         if service.intake is not None:
             service.intake.open()
 
@@ -88,7 +71,7 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
             intake = service.intake
             on_listening(Address(settings.host, port, None if intake is None else intake.port))
 
-        server = _Server(config, tell)
+        server = _Server(_config(app, settings), tell)
 
         def stop() -> None:
             server.should_exit = True
@@ -112,6 +95,27 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
         if service is not None and service.intake is not None:
             service.intake.stop()
         lock.close()
+
+
+def _config(app: Guard, settings: Settings) -> uvicorn.Config:
+    limits = settings.limits
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        http=make_protocol(limits.header_s),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        backlog=2048,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=32 << 10,
+    )
 
 
 def set_process_limits() -> None:

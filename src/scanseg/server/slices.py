@@ -130,10 +130,7 @@ def slice_png(
     if image.shape[0] == 3 and geometry.spatial_dims == 2:
         picture = np.moveaxis(_grey(image, _colour_window(image)), 0, -1)
     else:
-        if not 0 <= channel < image.shape[0]:
-            raise _no_such(f"channel {channel}", f"0 to {image.shape[0] - 1}")
-        window = window or (float(image.min()), float(image.max()) + 1e-6)
-        picture = np.repeat(_grey(image[channel], window)[..., None], 3, axis=-1)
+        picture = _grey_channel(image, channel, window)
     if uncertainty and "uncertainty" in arrays:
         heat = _cut(arrays["uncertainty"][None], geometry, axis, index)[0].astype(np.float32) / 255
         picture = picture * (1 - 0.8 * heat[..., None]) + heat[..., None] * 0.8 * np.array([1.0, 0.2, 0.1])
@@ -144,6 +141,13 @@ def slice_png(
                 where = mask == value
                 picture[where] = (1 - overlay) * picture[where] + overlay * rgb(colour)
     return png(np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8))
+
+
+def _grey_channel(image: Array, channel: int, window: tuple[float, float] | None) -> Array:
+    if not 0 <= channel < image.shape[0]:
+        raise _no_such(f"channel {channel}", f"0 to {image.shape[0] - 1}")
+    window = window or (float(image.min()), float(image.max()) + 1e-6)
+    return np.repeat(_grey(image[channel], window)[..., None], 3, axis=-1)
 
 
 def _cut(array: Array, geometry: Geometry, axis: str, index: int) -> Array:

@@ -66,7 +66,11 @@ class Worker:
         self._lock = hold_lock(self.data / "workers" / f"{self.model_id}.lock", wait=True)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
-        self.store.recover(self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s)
+        # What a living server saw dying it has queued again itself; what is left ended with its server.
+        self.store.recover(
+            self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s,
+            returns=self.limits.returns,
+        )  # fmt: skip
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.reader.prepare()
         try:
