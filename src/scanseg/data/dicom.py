@@ -4,7 +4,9 @@ Messages name the case and the number of a file, never a value or a name from in
 patient is. pydicom parses headers, our own code reads uncompressed pixels, a child process decodes the rest.
 """
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,9 @@ from scanseg.data.voxels import Opened, Sink
 from scanseg.errors import DataError, DatasetError, Finding
 from scanseg.optional import require
 from scanseg.types import Geometry, Spacing
+
+_DEFAULT = Limits()
+_NOBODY = hashlib.sha256(b"").hexdigest()
 
 
 def open_dicom(path: Path, limits: Limits, spacing: Spacing | None = None) -> Opened:
@@ -64,6 +69,22 @@ def read_headers(path: Path, limits: Limits) -> list[Any]:
             with _reopened(one, entries, Path(case_name(path))).entry.open() as stream:
                 documents.append(dcmread(stream, stop_before_pixels=True))
     return documents
+
+
+def read_patient(path: Path, limits: Limits = _DEFAULT) -> str:
+    """Returns a hash of the PatientID of a series, empty where it has none; its first file is looked at.
+
+    Raises:
+        DataError: The files cannot be read.
+        UsageError: pydicom is not installed.
+    """
+    require("pydicom", extra="dicom", purpose="Reading DICOM")
+    with series_files(Path(path), limits) as entries:
+        for entry in entries:
+            with suppress(Refusal):
+                patient = parse_slice(entry).patient
+                return "" if patient == _NOBODY else patient
+    return ""
 
 
 def _read_stack(path: Path, limits: Limits) -> Stack:

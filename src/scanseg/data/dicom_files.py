@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from scanseg.data.limits import Limits, open_file, refused, unreadable
 from scanseg.data.zip_entries import ARCHIVES, ZipEntries, opened_zip
 from scanseg.errors import DataError
+from scanseg.files import sha256
 
 # The largest classic image: 65,535 rows are not met, a slice of 8,192 x 8,192 32-bit values is.
 MOST_FILE_BYTES = 256 << 20
@@ -154,6 +156,31 @@ def series_sha256(folder: Path, limits: Limits = _DEFAULT) -> str:
             with entry.open() as stream:
                 hashes.append(_sha256(stream))
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def content_sha256(path: Path, limits: Limits = _DEFAULT) -> str:
+    """Returns the hash of a file, or of the contents of a folder of DICOM files.
+
+    Raises:
+        DataError: As `series_files`, for a folder.
+    """
+    return series_sha256(path, limits) if path.is_dir() else sha256(path)
+
+
+def content_stamp(path: Path) -> tuple[int, int]:
+    """Returns bytes and time of the last change in ns of a file, or over all that a folder holds.
+
+    Raises:
+        OSError: It is not there.
+    """
+    facts = [path.stat()]
+    if not path.is_dir():
+        return facts[0].st_size, facts[0].st_mtime_ns
+    facts += [
+        (Path(root) / name).stat() for root, folders, names in os.walk(path) for name in (*folders, *names)
+    ]
+    held = sum(one.st_size for one in facts if not stat.S_ISDIR(one.st_mode))
+    return held, max(one.st_mtime_ns for one in facts)
 
 
 def _sha256(stream: BinaryIO) -> str:

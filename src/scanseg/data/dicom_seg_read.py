@@ -77,6 +77,22 @@ def read_segmentation(
     return LabelMap(array, geometry, path)
 
 
+def segment_names(path: Path, limits: Limits) -> dict[int, str]:
+    """Returns number -> name of the segments of a file, the background of a label map left out.
+
+    Raises:
+        DataError: It is no segmentation, damaged, or too large.
+    """
+    require("pydicom", extra="dicom", purpose="Reading DICOM")
+    document = _document(path, limits)
+    try:
+        with quiet():
+            items = [(int(item.SegmentNumber), str(item.SegmentLabel)) for item in document.SegmentSequence]
+    except Exception:  # as in `read_segmentation`
+        raise _damaged(path) from None
+    return {number: name for number, name in items if number != 0}
+
+
 def _document(path: Path, limits: Limits) -> Any:
     from pydicom import dcmread
 
