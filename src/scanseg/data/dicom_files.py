@@ -17,8 +17,7 @@ from scanseg.data.zip_entries import ARCHIVES, ZipEntries, opened_zip
 from scanseg.errors import DataError
 from scanseg.files import sha256
 
-# The largest classic image: 65,535 rows are not met, a slice of 8,192 x 8,192 32-bit values is.
-MOST_FILE_BYTES = 256 << 20
+MOST_FILE_BYTES = 1 << 30  # an enhanced image of 2,000 slices of 512 x 512 16-bit values
 _OTHER_NAMES = {"dicomdir", "thumbs.db", "desktop.ini", "lockfile", "version"}
 _OTHER_SUFFIXES = (
     *(
@@ -256,9 +255,9 @@ def _check_bytes(size: int, shown_as: Path) -> None:
     if size > MOST_FILE_BYTES:
         raise refused(
             shown_as,
-            f"a file holds {size:,} bytes; accepted are {MOST_FILE_BYTES:,} for one slice",
+            f"a file holds {size:,} bytes; accepted are {MOST_FILE_BYTES:,}",
             code="E-DICOM-LIMIT",
-            hint="Give single-frame images; convert multi-frame files to one file a slice.",
+            hint="Export the series as one file a slice.",
         )
 
 

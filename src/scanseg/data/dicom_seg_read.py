@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from scanseg.data.affine import checked_affine, spacing_of
-from scanseg.data.dicom_header import COMPRESSED, DEFLATED, NATIVE, Refusal, body_of, quiet
+from scanseg.data.dicom_header import COMPRESSED, DEFLATED, NATIVE, body_of, quiet
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.limits import Limits, open_file, refused
 from scanseg.data.voxels import allocate
 from scanseg.errors import DataError
