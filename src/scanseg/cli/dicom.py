@@ -38,6 +38,16 @@ def listen(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for segmentations until they are sent.")
     ] = Path("dicom-masks"),
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", help="Our certificate (PEM): associations are encrypted."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).")] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", help="Authority (PEM) that must have signed the sender's certificate."),
+    ] = None,
+    send_tls: Annotated[bool, typer.Option("--send-tls", help="Send by TLS too, with these files.")] = False,
     quiet_seconds: Annotated[
         float, typer.Option("--quiet-seconds", min=0.1, help="A series is complete after so much silence.")
     ] = 5.0,
@@ -52,12 +62,26 @@ def listen(
     from scanseg.dicomnet.listening import listen as start
     from scanseg.dicomnet.peers import parse_peer
     from scanseg.dicomnet.scp import ListenOptions
+    from scanseg.dicomnet.tls import require_for_sending, tls_files
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     peer = None if send_to is None else parse_peer(send_to)
-    chosen = ListenOptions(ae_title=ae_title, host=host, callers=tuple(allow or ()), quiet_s=quiet_seconds)
+    tls = tls_files(tls_cert, tls_key, tls_ca)
+    if send_tls:
+        require_for_sending(tls, peer)
+    chosen = ListenOptions(
+        ae_title=ae_title, host=host, callers=tuple(allow or ()), quiet_s=quiet_seconds, tls=tls
+    )
     with start(
-        model, port, peer, inbox=inbox, output=output, options=chosen, device=device, threads=threads
+        model,
+        port,
+        peer,
+        inbox=inbox,
+        output=output,
+        options=chosen,
+        send_tls=send_tls,
+        device=device,
+        threads=threads,
     ) as listener:
         out.say(f"{ae_title} listens on {host}:{listener.port}. Ctrl-C stops.")
         out.result({"ae_title": ae_title, "host": host, "port": listener.port})

@@ -80,6 +80,18 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    dicom_tls_cert: Annotated[
+        Path | None,
+        typer.Option("--dicom-tls-cert", help="Certificate of the receiver (PEM): DICOM is encrypted."),
+    ] = None,
+    dicom_tls_key: Annotated[Path | None, typer.Option("--dicom-tls-key", help="Its key (PEM).")] = None,
+    dicom_tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-tls-ca", help="Authority (PEM) that must have signed the sender's certificate."
+        ),
+    ] = None,
+    send_tls: Annotated[bool, typer.Option("--send-tls", help="Send by TLS too, with these files.")] = False,
     docs: Annotated[bool, typer.Option("--docs", help="Also serve a page with the routes, /docs.")] = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -100,7 +112,8 @@ def serve(
     from scanseg.server.tokens import load_tokens
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to):
+    tls = (dicom_tls_cert, dicom_tls_key, dicom_tls_ca)
+    if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to or any(tls) or send_tls):
         raise _no_port()
     data = (data_dir or Path.home() / ".scanseg").expanduser()
     limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
@@ -134,6 +147,8 @@ def serve(
             quiet_s=dicom_quiet_seconds,
             model=dicom_model,
             send_to=send_to,
+            tls=tls,
+            send_tls=send_tls,
         ),
     )
 
@@ -174,10 +189,13 @@ def _dicom(
     quiet_s: float,
     model: str | None,
     send_to: str | None,
+    tls: tuple[Path | None, Path | None, Path | None],
+    send_tls: bool,
 ) -> "DicomSettings":
     """Returns how series are received; the bounds of uploads hold for them too."""
     from scanseg.dicomnet.peers import parse_peer
     from scanseg.dicomnet.scp import ListenOptions
+    from scanseg.dicomnet.tls import require_for_sending, tls_files
     from scanseg.server.settings import DicomSettings
 
     listen = ListenOptions(
@@ -187,16 +205,19 @@ def _dicom(
         quiet_s=quiet_s,
         most_bytes=min(ListenOptions.most_bytes, limits.upload_bytes),
         free_bytes=limits.free_bytes,
+        tls=tls_files(*tls),
     )
     peer = None if send_to is None else parse_peer(send_to)
-    return DicomSettings(port, listen, model=model or "", send_to=peer)
+    if send_tls:
+        require_for_sending(listen.tls, peer)
+    return DicomSettings(port, listen, model=model or "", send_to=peer, send_tls=send_tls)
 
 
 def _no_port() -> "UsageError":
     from scanseg.errors import UsageError
 
     return UsageError(
-        "--dicom-from, --dicom-model, --dicom-host and --send-to need --dicom-port.",
+        "--send-to, --send-tls and the options that begin with --dicom- need --dicom-port.",
         code="E-SERVE-DICOM",
         hint="For example --dicom-port 11112.",
     )

@@ -50,6 +50,7 @@ def listen(
     inbox: Path,
     output: Path,
     options: ListenOptions | None = None,
+    send_tls: bool = False,
     device: str = "auto",
     threads: int | None = None,
 ) -> Listening:
@@ -63,6 +64,7 @@ def listen(
         inbox: Folder for what is received.
         output: Folder for segmentations, until they are sent.
         options: Who may send how much.
+        send_tls: Send by TLS as well, with `options.tls`.
         device: As in `Model`; so is `threads`.
 
     Raises:
@@ -78,7 +80,7 @@ def listen(
         segment(received, loaded, output)
 
     listener = serve_dicom(port, on_series, inbox=inbox, options=options)
-    send = partial(send_files, ae_title=options.ae_title)
+    send = partial(send_files, ae_title=options.ae_title, tls=options.tls if send_tls else None)
     return Listening(listener, None if peer is None else Outbox(output, peer, send=send))
 
 

@@ -109,7 +109,9 @@ class Intake:
             for mark in sorted((self._folder / "unsent").iterdir()):
                 if not await self._collected(mark.name):
                     self._watch(mark.name)
-            send = partial(send_files, ae_title=self._settings.listen.ae_title)
+            listen = self._settings.listen
+            tls = listen.tls if self._settings.send_tls else None
+            send = partial(send_files, ae_title=listen.ae_title, tls=tls)
             self._outbox = Outbox(self._folder / "outbox", self._settings.send_to, send=send)
         self._loop = asyncio.get_running_loop()
 

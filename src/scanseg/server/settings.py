@@ -27,12 +27,14 @@ class DicomSettings:
         listen: Who may send how much.
         model: Id of the model; empty for the only one.
         send_to: Who gets the segmentations; None sends none.
+        send_tls: Send by TLS, with the files of `listen`.
     """
 
     port: int
     listen: ListenOptions
     model: str = ""
     send_to: Peer | None = None
+    send_tls: bool = False
 
 
 @dataclass(frozen=True)
