@@ -30,7 +30,15 @@ def listen(
     ] = None,
     send_to: Annotated[
         str | None,
-        typer.Option("--send-to", help="Who gets the segmentations: TITLE@HOST:PORT.", show_default=False),
+        typer.Option(
+            "--send-to",
+            help="Who gets the segmentations: TITLE@HOST:PORT or https://.../dicom-web.",
+            show_default=False,
+        ),
+    ] = None,
+    send_secret: Annotated[
+        Path | None,
+        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
     ] = None,
     inbox: Annotated[
         Path, typer.Option("--inbox", help="Folder for what is received; failed series stay in it.")
@@ -59,13 +67,13 @@ def listen(
 ) -> int:
     """Wait for DICOM series (C-STORE), segment each, and send the segmentation back. Stop with Ctrl-C."""
     from scanseg.cli.console import Output
+    from scanseg.dicomnet.destination import parse_destination
     from scanseg.dicomnet.listening import listen as start
-    from scanseg.dicomnet.peers import parse_peer
     from scanseg.dicomnet.scp import ListenOptions
     from scanseg.dicomnet.tls import require_for_sending, tls_files
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    peer = None if send_to is None else parse_peer(send_to)
+    peer = None if send_to is None else parse_destination(send_to, secret_file=send_secret)
     tls = tls_files(tls_cert, tls_key, tls_ca)
     if send_tls:
         require_for_sending(tls, peer)

@@ -76,9 +76,13 @@ def serve(
         str | None,
         typer.Option(
             "--send-to",
-            help="Who gets the segmentations of received series: TITLE@HOST:PORT.",
+            help="Who gets the segmentations of received series: TITLE@HOST:PORT or https://.../dicom-web.",
             show_default=False,
         ),
+    ] = None,
+    send_secret: Annotated[
+        Path | None,
+        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
     ] = None,
     dicom_tls_cert: Annotated[
         Path | None,
@@ -113,7 +117,9 @@ def serve(
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     tls = (dicom_tls_cert, dicom_tls_key, dicom_tls_ca)
-    if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to or any(tls) or send_tls):
+    if dicom_port is None and (
+        dicom_from or dicom_model or dicom_host or send_to or any(tls) or send_tls or send_secret
+    ):
         raise _no_port()
     data = (data_dir or Path.home() / ".scanseg").expanduser()
     limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
@@ -147,6 +153,7 @@ def serve(
             quiet_s=dicom_quiet_seconds,
             model=dicom_model,
             send_to=send_to,
+            secret=send_secret,
             tls=tls,
             send_tls=send_tls,
         ),
@@ -189,11 +196,12 @@ def _dicom(
     quiet_s: float,
     model: str | None,
     send_to: str | None,
+    secret: Path | None,
     tls: tuple[Path | None, Path | None, Path | None],
     send_tls: bool,
 ) -> "DicomSettings":
     """Returns how series are received; the bounds of uploads hold for them too."""
-    from scanseg.dicomnet.peers import parse_peer
+    from scanseg.dicomnet.destination import parse_destination
     from scanseg.dicomnet.scp import ListenOptions
     from scanseg.dicomnet.tls import require_for_sending, tls_files
     from scanseg.server.settings import DicomSettings
@@ -207,10 +215,20 @@ def _dicom(
         free_bytes=limits.free_bytes,
         tls=tls_files(*tls),
     )
-    peer = None if send_to is None else parse_peer(send_to)
+    if secret is not None and send_to is None:
+        raise _no_receiver()
+    peer = None if send_to is None else parse_destination(send_to, secret_file=secret)
     if send_tls:
         require_for_sending(listen.tls, peer)
     return DicomSettings(port, listen, model=model or "", send_to=peer, send_tls=send_tls)
+
+
+def _no_receiver() -> "UsageError":
+    from scanseg.errors import UsageError
+
+    return UsageError(
+        "--send-secret needs --send-to https://...", code="E-DICOM-SECRET", hint="Give both, or neither."
+    )
 
 
 def _no_port() -> "UsageError":

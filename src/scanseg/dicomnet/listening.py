@@ -1,14 +1,12 @@
 """From a trained model to a receiver that segments what it is sent, and sends the result on."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+from scanseg.dicomnet.destination import Destination, sender
 from scanseg.dicomnet.inbox import Received
 from scanseg.dicomnet.outbox import Outbox
-from scanseg.dicomnet.peers import Peer
 from scanseg.dicomnet.scp import Listener, ListenOptions, serve_dicom
-from scanseg.dicomnet.send import send_files
 from scanseg.inference.predict import Model
 from scanseg.inference.segmentation import save_segmentation
 from scanseg.pipeline.predicting import require_writable
@@ -45,7 +43,7 @@ class Listening:
 def listen(
     model: Path | str | Sequence[Path | str] | Model,
     port: int,
-    peer: Peer | None,
+    peer: Destination | None,
     *,
     inbox: Path,
     output: Path,
@@ -80,8 +78,10 @@ def listen(
         segment(received, loaded, output)
 
     listener = serve_dicom(port, on_series, inbox=inbox, options=options)
-    send = partial(send_files, ae_title=options.ae_title, tls=options.tls if send_tls else None)
-    return Listening(listener, None if peer is None else Outbox(output, peer, send=send))
+    if peer is None:
+        return Listening(listener, None)
+    send = sender(peer, ae_title=options.ae_title, tls=options.tls if send_tls else None)
+    return Listening(listener, Outbox(output, send))
 
 
 def segment(received: Received, model: Model, output: Path) -> Path:

@@ -45,13 +45,13 @@ def tls_files(certificate: Path | None, key: Path | None, authority: Path | None
     return TlsFiles(certificate, key, authority)
 
 
-def require_for_sending(files: TlsFiles | None, peer: Peer | None) -> None:
-    """Does nothing where there are files and a peer.
+def require_for_sending(files: TlsFiles | None, peer: object) -> None:
+    """Does nothing where there are files and a peer; a DICOMweb service has its own TLS.
 
     Raises:
         UsageError: Nothing could be sent by TLS.
     """
-    if files is None or peer is None:
+    if files is None or not isinstance(peer, Peer):
         raise UsageError(
             "Sending by TLS needs a certificate, its key, and who gets the segmentations.",
             code="E-DICOM-TLS",
