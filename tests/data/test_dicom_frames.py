@@ -109,8 +109,9 @@ def refusal(path: Path) -> tuple[set[str], str]:
         (DEFLATED, True),
         ("1.2.840.10008.1.2", True),
         ("1.2.840.10008.1.2.5", True),
+        ("1.2.840.10008.1.2.4.80", True),
     ],
-    ids=["shared", "own", "deflated", "implicit", "RLE"],
+    ids=["shared", "own", "deflated", "implicit", "RLE", "JPEG-LS"],
 )
 def test_an_enhanced_image_is_its_series(tmp_path, scan, write_series, syntax, shared):
     volume, affine = scan
@@ -269,3 +270,25 @@ def test_segmentations_are_not_written_on_frames(tmp_path, scan):
     with pytest.raises(DataError) as caught:
         read_headers(tmp_path / "case", Limits())
     assert caught.value.code == "E-SEG-ENHANCED"
+
+
+def test_damaged_headers_are_refused_or_harmless(tmp_path, scan):
+    volume, affine = scan
+    write_enhanced(tmp_path / "whole" / "1", volume, affine)
+    content = (tmp_path / "whole" / "1").read_bytes()
+    end = len(content) - volume.nbytes
+    (tmp_path / "case").mkdir()
+    random = np.random.default_rng(3)
+    accepted = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in random.integers(132, end, random.integers(1, 6)):
+            damaged[place] = random.integers(256)
+        (tmp_path / "case" / "1").write_bytes(damaged)
+        try:
+            found = read_image(tmp_path / "case")
+        except DataError:
+            continue
+        accepted += 1
+        assert found.array.size == volume.size  # a name, a number or a place changed, not how much there is
+    assert 0 < accepted < 300
