@@ -236,7 +236,7 @@ FAULTS: dict[str, tuple[str, Change]] = {
     "inverted slice": ("E-DICOM-COLOUR", only(5, set_(PhotometricInterpretation="MONOCHROME1"))),
     "multi-frame": ("E-DICOM-FRAMES", always(set_(NumberOfFrames=2))),
     "mosaic": ("E-DICOM-FRAMES", always(set_(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))),
-    "enhanced": ("E-DICOM-KIND", always(set_(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1"))),
+    "enhanced colour": ("E-DICOM-KIND", always(set_(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.3"))),
     "segmentation": ("E-DICOM-KIND", only(5, set_(SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4"))),
     "structured report": ("E-DICOM-KIND", only(5, set_(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.22"))),
     "colour": ("E-DICOM-COLOUR", always(set_(SamplesPerPixel=3, PhotometricInterpretation="RGB"))),

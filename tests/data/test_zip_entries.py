@@ -40,11 +40,17 @@ def test_good_archives_are_read(tmp_path, method):
     "name",
     [
         *("../x", "a/../../x", "/etc/x", "..\\x", "\\x", "C:\\x", "C:x", "a/..", "//h/x", "a\\..\\..\\x"),
-        *("x.zip", "x.tar", "x.tar.gz", "x.7z"),
+        *("x.zip", "x.tar", "x.tar.gz", "x.7z", "x.jar"),
+        *("x\n", "\u202egnp.x", "a/\x1b[2J"),
     ],
 )
-def test_names_that_lead_outside_and_archives_inside(tmp_path, name):
+def test_names_that_lead_outside_or_mislead_and_archives_inside(tmp_path, name):
     assert refused(make(tmp_path / "x.zip", {"good": b"1", name: b"2"})) == "E-ZIP-ENTRY"
+
+
+def test_unusual_names_that_are_sound(tmp_path):
+    entries = {"Schädel mit KM/CT 2\u00a0mm/頭部.dcm": b"1", "-rf": b"2", "CON": b"3"}
+    assert read_all(make(tmp_path / "x.zip", entries)) == entries
 
 
 def test_links(tmp_path):

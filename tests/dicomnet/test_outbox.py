@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scanseg.dicomnet.outbox import Outbox
-from scanseg.dicomnet.peers import Peer
 from scanseg.errors import Error
-
-PEER = Peer("PACS", "127.0.0.1", 104)
 
 
 class Away:
@@ -17,8 +14,7 @@ class Away:
     def __init__(self, times: int, never: str = "") -> None:
         self.times, self.never, self.taken = times, never, []
 
-    def __call__(self, paths: Sequence[Path], peer: Peer) -> None:
-        assert peer == PEER
+    def __call__(self, paths: Sequence[Path]) -> None:
         self.times -= 1
         if self.times >= 0 or paths[0].stem == self.never:
             raise Error("Away.", code="E-X-Y")
@@ -35,7 +31,7 @@ def soon(what, seconds: float = 10.0) -> bool:
 def test_what_waits_is_sent_once_and_erased(tmp_path):
     (tmp_path / "old.dcm").write_bytes(b"1")
     peer = Away(3)
-    box = Outbox(tmp_path, PEER, send=peer, first_wait_s=0.01)
+    box = Outbox(tmp_path, peer, first_wait_s=0.01)
     (tmp_path / "new.dcm").write_bytes(b"2")
     (tmp_path / ".tmp-half.dcm").write_bytes(b"3")
     assert soon(lambda: not list(tmp_path.glob("[!.]*.dcm")))
@@ -48,7 +44,7 @@ def test_a_refused_file_keeps_no_other_back(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.dcm").write_bytes(b"1")
     peer = Away(0, never="a")
-    box = Outbox(tmp_path, PEER, send=peer, first_wait_s=0.01)
+    box = Outbox(tmp_path, peer, first_wait_s=0.01)
     assert soon(lambda: sorted(peer.taken) == ["b", "c"])
     box.stop()
     assert [path.stem for path in tmp_path.glob("*.dcm")] == ["a"]

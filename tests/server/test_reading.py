@@ -47,6 +47,18 @@ def test_errors_cross_with_code_and_hint(reader, tmp_path) -> None:
     assert (found.code, found.message, found.hint) == (expected.code, expected.message, expected.hint)
 
 
+def test_damaged_archives_are_refused_in_the_words_of_the_command_line(reader, tmp_path) -> None:
+    path = tmp_path / "scan.zip"
+    path.write_bytes(b"PK\3\4" + bytes(60))
+    with pytest.raises(DataError) as direct:
+        read_image(path)
+    with pytest.raises(DataError) as crossed:
+        reader.read({"paths": [str(path)], "out": str(tmp_path), "options": {}}, limit_s=60)
+    found, expected = crossed.value, direct.value
+    assert (found.code, found.hint) == (expected.code, expected.hint) == ("E-ZIP-FORMAT", expected.hint)
+    assert found.message.endswith(expected.message.removeprefix("scan"))
+
+
 def test_a_reader_that_hangs_or_dies_is_an_error(reader, image_3d, tmp_path) -> None:
     orders = {"paths": [str(image_3d)], "out": str(tmp_path), "options": {}}
     with pytest.raises(DataError) as late:

@@ -30,7 +30,15 @@ def listen(
     ] = None,
     send_to: Annotated[
         str | None,
-        typer.Option("--send-to", help="Who gets the segmentations: TITLE@HOST:PORT.", show_default=False),
+        typer.Option(
+            "--send-to",
+            help="Who gets the segmentations: TITLE@HOST:PORT or https://.../dicom-web.",
+            show_default=False,
+        ),
+    ] = None,
+    send_secret: Annotated[
+        Path | None,
+        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
     ] = None,
     inbox: Annotated[
         Path, typer.Option("--inbox", help="Folder for what is received; failed series stay in it.")
@@ -38,6 +46,16 @@ def listen(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for segmentations until they are sent.")
     ] = Path("dicom-masks"),
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", help="Our certificate (PEM): associations are encrypted."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).")] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", help="Authority (PEM) that must have signed the sender's certificate."),
+    ] = None,
+    send_tls: Annotated[bool, typer.Option("--send-tls", help="Send by TLS too, with these files.")] = False,
     quiet_seconds: Annotated[
         float, typer.Option("--quiet-seconds", min=0.1, help="A series is complete after so much silence.")
     ] = 5.0,
@@ -49,15 +67,29 @@ def listen(
 ) -> int:
     """Wait for DICOM series (C-STORE), segment each, and send the segmentation back. Stop with Ctrl-C."""
     from scanseg.cli.console import Output
+    from scanseg.dicomnet.destination import parse_destination
     from scanseg.dicomnet.listening import listen as start
-    from scanseg.dicomnet.peers import parse_peer
     from scanseg.dicomnet.scp import ListenOptions
+    from scanseg.dicomnet.tls import require_for_sending, tls_files
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    peer = None if send_to is None else parse_peer(send_to)
-    chosen = ListenOptions(ae_title=ae_title, host=host, callers=tuple(allow or ()), quiet_s=quiet_seconds)
+    peer = None if send_to is None else parse_destination(send_to, secret_file=send_secret)
+    tls = tls_files(tls_cert, tls_key, tls_ca)
+    if send_tls:
+        require_for_sending(tls, peer)
+    chosen = ListenOptions(
+        ae_title=ae_title, host=host, callers=tuple(allow or ()), quiet_s=quiet_seconds, tls=tls
+    )
     with start(
-        model, port, peer, inbox=inbox, output=output, options=chosen, device=device, threads=threads
+        model,
+        port,
+        peer,
+        inbox=inbox,
+        output=output,
+        options=chosen,
+        send_tls=send_tls,
+        device=device,
+        threads=threads,
     ) as listener:
         out.say(f"{ae_title} listens on {host}:{listener.port}. Ctrl-C stops.")
         out.result({"ae_title": ae_title, "host": host, "port": listener.port})

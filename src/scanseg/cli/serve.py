@@ -87,10 +87,26 @@ def serve(
         str | None,
         typer.Option(
             "--send-to",
-            help="Who gets the segmentations of received series: TITLE@HOST:PORT.",
+            help="Who gets the segmentations of received series: TITLE@HOST:PORT or https://.../dicom-web.",
             show_default=False,
         ),
     ] = None,
+    send_secret: Annotated[
+        Path | None,
+        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
+    ] = None,
+    dicom_tls_cert: Annotated[
+        Path | None,
+        typer.Option("--dicom-tls-cert", help="Certificate of the receiver (PEM): DICOM is encrypted."),
+    ] = None,
+    dicom_tls_key: Annotated[Path | None, typer.Option("--dicom-tls-key", help="Its key (PEM).")] = None,
+    dicom_tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-tls-ca", help="Authority (PEM) that must have signed the sender's certificate."
+        ),
+    ] = None,
+    send_tls: Annotated[bool, typer.Option("--send-tls", help="Send by TLS too, with these files.")] = False,
     docs: Annotated[bool, typer.Option("--docs", help="Also serve a page with the routes, /docs.")] = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -114,7 +130,10 @@ def serve(
     from scanseg.server.tokens import load_tokens
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    if dicom_port is None and (dicom_from or dicom_model or dicom_host or send_to):
+    tls = (dicom_tls_cert, dicom_tls_key, dicom_tls_ca)
+    if dicom_port is None and (
+        dicom_from or dicom_model or dicom_host or send_to or any(tls) or send_tls or send_secret
+    ):
         raise _no_port()
     _check_what(model, watch, allow_training)
     data = (data_dir or Path.home() / ".scanseg").expanduser()
@@ -151,6 +170,9 @@ def serve(
             quiet_s=dicom_quiet_seconds,
             model=dicom_model,
             send_to=send_to,
+            secret=send_secret,
+            tls=tls,
+            send_tls=send_tls,
         ),
     )
 
@@ -191,10 +213,14 @@ def _dicom(
     quiet_s: float,
     model: str | None,
     send_to: str | None,
+    secret: Path | None,
+    tls: tuple[Path | None, Path | None, Path | None],
+    send_tls: bool,
 ) -> "DicomSettings":
     """Returns how series are received; the bounds of uploads hold for them too."""
-    from scanseg.dicomnet.peers import parse_peer
+    from scanseg.dicomnet.destination import parse_destination
     from scanseg.dicomnet.scp import ListenOptions
+    from scanseg.dicomnet.tls import require_for_sending, tls_files
     from scanseg.server.settings import DicomSettings
 
     listen = ListenOptions(
@@ -204,9 +230,22 @@ def _dicom(
         quiet_s=quiet_s,
         most_bytes=min(ListenOptions.most_bytes, limits.upload_bytes),
         free_bytes=limits.free_bytes,
+        tls=tls_files(*tls),
     )
-    peer = None if send_to is None else parse_peer(send_to)
-    return DicomSettings(port, listen, model=model or "", send_to=peer)
+    if secret is not None and send_to is None:
+        raise _no_receiver()
+    peer = None if send_to is None else parse_destination(send_to, secret_file=secret)
+    if send_tls:
+        require_for_sending(listen.tls, peer)
+    return DicomSettings(port, listen, model=model or "", send_to=peer, send_tls=send_tls)
+
+
+def _no_receiver() -> "UsageError":
+    from scanseg.errors import UsageError
+
+    return UsageError(
+        "--send-secret needs --send-to https://...", code="E-DICOM-SECRET", hint="Give both, or neither."
+    )
 
 
 def _check_what(model: list[Path] | None, watch: list[Path] | None, allow_training: bool) -> None:
@@ -230,7 +269,7 @@ def _no_port() -> "UsageError":
     from scanseg.errors import UsageError
 
     return UsageError(
-        "--dicom-from, --dicom-model, --dicom-host and --send-to need --dicom-port.",
+        "--send-to, --send-tls and the options that begin with --dicom- need --dicom-port.",
         code="E-SERVE-DICOM",
         hint="For example --dicom-port 11112.",
     )

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scanseg.data.image import read_image, read_label_map, same_geometry
+from scanseg.data.case_label import read_case_label
+from scanseg.data.image import read_image, same_geometry
 from scanseg.data.label_values import count_values
 from scanseg.data.orientation import orientation_of
 from scanseg.data.wording import counted, in_xyz, listed, shown
@@ -130,7 +131,7 @@ def check_case(
     """
     findings: list[Finding] = []
     images = _read_images(case, findings)
-    label = _read_label(case.label, findings) if case.label is not None else None
+    label = None if case.label is None else _read_label(case.label, labels, images.geometry, findings)
     if label is not None and images.geometry is not None:
         findings.extend(_overlay(images.geometry, label[1], allowed=allow_geometry_mismatch))
     if label is not None:
@@ -188,9 +189,11 @@ def _notes(path: Path, geometry: Geometry) -> Iterator[Finding]:
         yield Finding("E-DATA-HEADER", "info", f"{shown(path.name)}: {note}.", hint=hint)
 
 
-def _read_label(path: Path, findings: list[Finding]) -> tuple[dict[int, int], Geometry] | None:
+def _read_label(
+    path: Path, labels: Sequence[Label], geometry: Geometry | None, findings: list[Finding]
+) -> tuple[dict[int, int], Geometry] | None:
     try:
-        label_map = read_label_map(path)
+        label_map = read_case_label(path, labels, geometry)
     except DataError as error:
         findings.append(_unreadable(error))
         return None

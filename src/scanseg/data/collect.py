@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from scanseg.data.case_label import is_segmentation, read_segment_names
+from scanseg.data.dicom_files import is_series_path
 from scanseg.data.image import read_geometry, read_label_map
 from scanseg.data.label_values import count_values
 from scanseg.data.layouts.pairing import same_name
@@ -74,6 +76,35 @@ def add_groups(cases: Sequence[Case], groups: Mapping[str, str]) -> tuple[Case, 
     return tuple(replace(case, group=groups.get(same_name(case.case_id), case.group)) for case in cases)
 
 
+def add_patients(parts: Sequence[Sequence[Case]]) -> list[tuple[Case, ...]]:
+    """Returns the parts of a dataset with the patients of DICOM series as groups, `patient 1` and so on.
+
+    Series of one PatientID are one patient. Cases that have a group keep it. Nothing is added where nobody
+    has two series, or where all series carry the same PatientID, as after some ways to take names out.
+    """
+    cases = [case for part in parts for case in part if case.group is None]
+    patients = {case: hashed for case in cases if (hashed := _patient_of(case))}
+    counts = Counter(patients.values())
+    if len(counts) < 2 or max(counts.values()) < 2:
+        return [tuple(part) for part in parts]
+    numbers = {hashed: f"patient {number}" for number, hashed in enumerate(counts, start=1)}
+    return [
+        tuple(replace(case, group=numbers[patients[case]]) if case in patients else case for case in part)
+        for part in parts
+    ]
+
+
+def _patient_of(case: Case) -> str:
+    if not is_series_path(case.images[0]):
+        return ""
+    from scanseg.data.dicom import read_patient
+
+    try:
+        return read_patient(case.images[0])
+    except DataError:
+        return ""  # check_dataset names the series that cannot be read
+
+
 def collect_channels(cases: Sequence[Case]) -> tuple[str, ...]:
     """Returns names for as many channels as most of the first images have, from their headers."""
     counts = Counter(count for case in cases[:HEADERS_READ] if (count := _count_channels(case)))
@@ -96,22 +127,41 @@ def collect_labels(cases: Sequence[Case], findings: list[Finding]) -> tuple[Labe
     """Returns the background and one label for each positive value in any label file, by value.
 
     Reads every label file, one at a time. More values than can be classes are an error in `findings`, many
-    values a warning: masks of single objects and grey edges look like that.
+    values a warning: masks of single objects and grey edges look like that. The segments of DICOM
+    segmentations give the labels their names; that two cases number them differently is an error.
     """
-    found: set[int] = set()
+    names: dict[int, set[str]] = {}
     for case in cases:
-        found |= _values_of(case)
-    values = sorted(value for value in found if value > 0)
+        for value, name in _values_of(case).items():
+            names.setdefault(value, set()).update([name] if name else [])
+    values = sorted(value for value in names if value > 0)
     if len(values) > MANY_LABELS:
         findings.append(_many_values(len(values)))
-    return (BACKGROUND, *(Label(value, f"label {value}") for value in values[:MOST_LABELS]))
+    uses = Counter(name for named in names.values() for name in named)
+    if any(len(named) > 1 for named in names.values()) or any(count > 1 for count in uses.values()):
+        findings.append(_SEGMENTS_APART)
+    chosen = [(value, min(names[value], default=f"label {value}")) for value in values[:MOST_LABELS]]
+    return (BACKGROUND, *(Label(value, name) for value, name in chosen))
 
 
-def _values_of(case: Case) -> set[int]:
+_SEGMENTS_APART = Finding(
+    "E-DATA-SEGMENT-NAMES",
+    "error",
+    "the DICOM segmentations number or name their segments differently from case to case.",
+    hint="Name the labels in dataset.json; segments are then told by their names.",
+)
+
+
+def _values_of(case: Case) -> dict[int, str]:
+    """Returns value -> name, which only segments have."""
     try:
-        return set(count_values(read_label_map(case.label).array)) if case.label else set()
+        if case.label is None:
+            return {}
+        if is_segmentation(case.label):
+            return {number: shown(name) for number, name in read_segment_names(case.label).items()}
+        return dict.fromkeys(count_values(read_label_map(case.label).array), "")
     except DataError:
-        return set()  # check_dataset names the file that cannot be read
+        return {}  # check_dataset names the file that cannot be read
 
 
 def _many_values(count: int) -> Finding:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from scanseg.data.collect import add_groups, collect_channels, collect_labels, read_groups
+from scanseg.data.collect import add_groups, add_patients, collect_channels, collect_labels, read_groups
+from scanseg.data.dicom_files import is_series_path
 from scanseg.data.label_values import indices_to_values, label_map_to_indices
 from scanseg.data.layouts import LAYOUTS, Found, Source, folders
 from scanseg.data.layouts.metadata import read_metadata
@@ -61,7 +62,7 @@ class Dataset:
             DataError: Two cases have one name.
         """
         folder = Path(os.path.abspath(path)).parent
-        ending = Counter("".join(case.images[0].suffixes[-2:]) for case in self.cases).most_common(1)
+        ending = Counter(_ending(case.images[0]) for case in self.cases).most_common(1)
         write_json(
             path,
             {
@@ -107,7 +108,7 @@ def load_dataset(
     stop it; they stand in `findings` and come back from `check_dataset`.
 
     A file `cases.csv` beside the data with the columns `case` and `group` (or `patient`, `subject`) says
-    which cases are of one patient.
+    which cases are of one patient; of DICOM series the header does where the table does not.
 
     Args:
         path: A folder (nnU-Net raw, MSD, or one with images/ and labels/), a `dataset.json`, or a CSV file.
@@ -193,7 +194,7 @@ def _completed(found: Found, source: Source, layout: str) -> Dataset:
     findings = list(found.findings)
     parts = (found.cases, found.test_cases, found.unlabelled)
     groups = read_groups(source.root / "cases.csv", parts, findings)
-    cases, test_cases, unlabelled = (add_groups(part, groups) for part in parts)
+    cases, test_cases, unlabelled = add_patients([add_groups(part, groups) for part in parts])
     return Dataset(
         root=source.root,
         name=found.name,
@@ -252,6 +253,10 @@ def _parsed_cases(entries: dict[str, dict[str, Any]], folder: Path) -> tuple[Cas
 
 def _parsed_finding(entry: dict[str, Any]) -> Finding:
     return Finding(**{field.name: entry[field.name] for field in fields(Finding)})
+
+
+def _ending(path: Path) -> str:
+    return "" if is_series_path(path) else "".join(path.suffixes[-2:])
 
 
 def _portable(path: Path, folder: Path) -> str:

@@ -1,10 +1,12 @@
-"""DICOM series: a folder or zip archive of single-slice files, read strictly as one volume.
+"""DICOM series: a folder or zip archive of slices or of an enhanced image, read strictly as one volume.
 
 Messages name the case and the number of a file, never a value or a name from inside: those may tell who the
 patient is. pydicom parses headers, our own code reads uncompressed pixels, a child process decodes the rest.
 """
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +17,18 @@ import numpy as np
 from scanseg.data.affine import check_given, checked_affine, spacing_of
 from scanseg.data.dicom_decode import Decoder
 from scanseg.data.dicom_files import Entry, case_name, series_files
-from scanseg.data.dicom_header import Refusal, Slice, parse_slice, quiet
-from scanseg.data.dicom_pixels import slice_values
+from scanseg.data.dicom_header import Slice, parse_slices, quiet
+from scanseg.data.dicom_pixels import SliceReader
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.dicom_series import Stack, file_findings, series_findings, series_of, stack
 from scanseg.data.limits import Limits, refused, shown
 from scanseg.data.voxels import Opened, Sink
 from scanseg.errors import DataError, DatasetError, Finding
 from scanseg.optional import require
 from scanseg.types import Geometry, Spacing
+
+_DEFAULT = Limits()
+_NOBODY = hashlib.sha256(b"").hexdigest()
 
 
 def open_dicom(path: Path, limits: Limits, spacing: Spacing | None = None) -> Opened:
@@ -52,18 +58,41 @@ def read_headers(path: Path, limits: Limits) -> list[Any]:
     They hold what names the patient: only what is written for the same patient may use them.
 
     Raises:
-        DataError: As `open_dicom`.
+        DataError: As `open_dicom`, or the series is an enhanced image.
     """
     from pydicom import dcmread
 
     path = Path(path)
     found = _read_stack(path, limits)
+    if any(one.pixels.frames > 1 for one in found.slices):
+        raise refused(
+            Path(case_name(path)),
+            "segmentations that refer to the frames of an enhanced image are not written",
+            code="E-SEG-ENHANCED",
+            hint="Write the mask as NIfTI, or export the series as one file a slice.",
+        )
     with series_files(path, limits) as entries, quiet():
         documents = []
         for one in found.slices:
             with _reopened(one, entries, Path(case_name(path))).entry.open() as stream:
                 documents.append(dcmread(stream, stop_before_pixels=True))
     return documents
+
+
+def read_patient(path: Path, limits: Limits = _DEFAULT) -> str:
+    """Returns a hash of the PatientID of a series, empty where it has none; its first file is looked at.
+
+    Raises:
+        DataError: The files cannot be read.
+        UsageError: pydicom is not installed.
+    """
+    require("pydicom", extra="dicom", purpose="Reading DICOM")
+    with series_files(Path(path), limits) as entries:
+        for entry in entries:
+            with suppress(Refusal):
+                patient = parse_slices(entry)[0].patient
+                return "" if patient == _NOBODY else patient
+    return ""
 
 
 def _read_stack(path: Path, limits: Limits) -> Stack:
@@ -73,7 +102,7 @@ def _read_stack(path: Path, limits: Limits) -> Stack:
     with series_files(path, limits) as entries:
         for entry in entries:
             try:
-                slices.append(parse_slice(entry))
+                slices += parse_slices(entry)
             except Refusal as refusal:
                 refusals.append((entry.number, refusal))
     findings = file_findings(refusals, len(entries))
@@ -112,15 +141,20 @@ def _geometry(found: Stack, shown_as: Path, limits: Limits) -> Geometry:
     value_bytes = max(one.pixels.allocated for one in found.slices) // 8
     limits.check_size(shown_as, values=int(np.prod(shape)), value_bytes=value_bytes)
     affine = checked_affine(found.affine, shown_as, limits, name="series")
-    return Geometry(shape, spacing_of(affine), affine=affine, format="dicom")
+    header = {"enhanced": True} if first.pixels.frames > 1 else {}
+    return Geometry(shape, spacing_of(affine), affine=affine, format="dicom", header=header)
 
 
 def _pour(path: Path, limits: Limits, found: Stack, sink: Sink) -> None:
     shown_as = Path(case_name(path))
     values = found.slices[0].rows * found.slices[0].columns
-    with series_files(path, limits) as entries, Decoder() as decoder:
+    with (
+        series_files(path, limits) as entries,
+        Decoder() as decoder,
+        SliceReader(shown_as, decoder) as reader,
+    ):
         for index, one in enumerate(found.slices):
-            plane = slice_values(_reopened(one, entries, shown_as), shown_as, decoder)
+            plane = reader.values(_reopened(one, entries, shown_as))
             sink.put(plane.ravel(), index * values)
 
 

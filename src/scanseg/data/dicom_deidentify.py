@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from scanseg.data.dicom_files import Entry, case_name, series_files
-from scanseg.data.dicom_header import Refusal, body_of, quiet
+from scanseg.data.dicom_header import body_of, quiet
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.dicom_sort import check_empty
 from scanseg.data.limits import Limits, refused
 from scanseg.errors import DataError, Finding, UsageError

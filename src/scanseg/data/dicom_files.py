@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from scanseg.data.limits import Limits, open_file, refused, unreadable
-from scanseg.data.zip_entries import ARCHIVES, opened_zip
+from scanseg.data.zip_entries import ARCHIVES, ZipEntries, opened_zip
 from scanseg.errors import DataError
+from scanseg.files import sha256
 
-# The largest classic image: 65,535 rows are not met, a slice of 8,192 x 8,192 32-bit values is.
-MOST_FILE_BYTES = 256 << 20
+MOST_FILE_BYTES = 1 << 30  # an enhanced image of 2,000 slices of 512 x 512 16-bit values
 _OTHER_NAMES = {"dicomdir", "thumbs.db", "desktop.ini", "lockfile", "version"}
 _OTHER_SUFFIXES = (
     *(
@@ -91,7 +92,7 @@ def holds_dicom(folder: Path, *, below: bool = False) -> bool:
     seen = 0
     for root, folders, names in walk:
         folders.sort()
-        for name in sorted(names, key=_as_counted):
+        for name in sorted(names, key=as_counted):
             if _is_other(name):
                 continue
             seen += 1
@@ -100,6 +101,18 @@ def holds_dicom(folder: Path, *, below: bool = False) -> bool:
             if _starts_as_dicom(Path(root) / name):
                 return True
     return False
+
+
+def archive_holds_dicom(archive: ZipEntries) -> bool:
+    """Returns whether an entry of an archive starts as DICOM files do; looks at the first 64 by name.
+
+    Raises:
+        DataError: An entry is damaged.
+    """
+    names = [(PurePosixPath(info.filename), info) for info in archive.infos]
+    kept = [info for name, info in names if not _is_hidden_below(name) and not _is_other(name.name)]
+    kept.sort(key=lambda info: as_counted(info.filename))
+    return any(_is_dicom(archive.start(info, _MAGIC_AT + 4)) for info in kept[:_LOOKED_AT])
 
 
 @contextmanager
@@ -120,10 +133,9 @@ def series_files(path: Path, limits: Limits) -> Iterator[list[Entry]]:
         return
     with opened_zip(path, limits, shown_as=shown_as) as archive:
         found: list[Entry] = []
-        for info in sorted(archive.infos, key=lambda info: _as_counted(info.filename)):
-            if any(_is_hidden(part) for part in PurePosixPath(info.filename).parts):
-                continue
-            if _is_other(PurePosixPath(info.filename).name):
+        for info in sorted(archive.infos, key=lambda info: as_counted(info.filename)):
+            name = PurePosixPath(info.filename)
+            if _is_hidden_below(name) or _is_other(name.name):
                 continue
             _check_bytes(info.file_size, shown_as)
             read = partial(archive.read, info, most=MOST_FILE_BYTES)
@@ -143,6 +155,31 @@ def series_sha256(folder: Path, limits: Limits = _DEFAULT) -> str:
             with entry.open() as stream:
                 hashes.append(_sha256(stream))
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def content_sha256(path: Path, limits: Limits = _DEFAULT) -> str:
+    """Returns the hash of a file, or of the contents of a folder of DICOM files.
+
+    Raises:
+        DataError: As `series_files`, for a folder.
+    """
+    return series_sha256(path, limits) if path.is_dir() else sha256(path)
+
+
+def content_stamp(path: Path) -> tuple[int, int]:
+    """Returns bytes and time of the last change in ns of a file, or over all that a folder holds.
+
+    Raises:
+        OSError: It is not there.
+    """
+    facts = [path.stat()]
+    if not path.is_dir():
+        return facts[0].st_size, facts[0].st_mtime_ns
+    facts += [
+        (Path(root) / name).stat() for root, folders, names in os.walk(path) for name in (*folders, *names)
+    ]
+    held = sum(one.st_size for one in facts if not stat.S_ISDIR(one.st_mode))
+    return held, max(one.st_mtime_ns for one in facts)
 
 
 def _sha256(stream: BinaryIO) -> str:
@@ -175,7 +212,7 @@ def _of_folder(folder: Path, shown_as: Path, limits: Limits) -> list[Entry]:
                 code="E-DICOM-LIMIT",
                 hint="Give one series a folder.",
             )
-    paths.sort(key=lambda path: _as_counted(str(path)))
+    paths.sort(key=lambda path: as_counted(str(path)))
     found, total = [], 0
     for number, path in enumerate(paths, start=1):
         if path.suffix.lower() in ARCHIVES:
@@ -218,9 +255,9 @@ def _check_bytes(size: int, shown_as: Path) -> None:
     if size > MOST_FILE_BYTES:
         raise refused(
             shown_as,
-            f"a file holds {size:,} bytes; accepted are {MOST_FILE_BYTES:,} for one slice",
+            f"a file holds {size:,} bytes; accepted are {MOST_FILE_BYTES:,}",
             code="E-DICOM-LIMIT",
-            hint="Give single-frame images; convert multi-frame files to one file a slice.",
+            hint="Export the series as one file a slice.",
         )
 
 
@@ -232,6 +269,10 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _is_hidden_below(name: PurePosixPath) -> bool:
+    return any(_is_hidden(part) for part in name.parts)
+
+
 def _is_other(name: str) -> bool:
     lower = name.lower()
     return _is_hidden(name) or lower in _OTHER_NAMES or lower.endswith(_OTHER_SUFFIXES)
@@ -240,12 +281,16 @@ def _is_other(name: str) -> bool:
 def _starts_as_dicom(path: Path) -> bool:
     try:
         with open_file(path) as stream:
-            return stream.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+            return _is_dicom(stream.read(_MAGIC_AT + 4))
     except (DataError, OSError):
         return False
 
 
-def _as_counted(name: str) -> list[tuple[int, int | str]]:
-    """Sorts 2 before 10."""
+def _is_dicom(start: bytes) -> bool:
+    return start[_MAGIC_AT:] == _MAGIC
+
+
+def as_counted(name: str) -> list[tuple[int, int | str]]:
+    """Returns a key that sorts numbers in names as numbers: t1_2 before t1_10."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]

@@ -14,10 +14,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from scanseg.data.dicom_files import Entry
+from scanseg.data.dicom_frames import FRAME_GROUPS, SHARED_GROUPS, BoundedHeader, frames_of
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.limits import looks_like
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -44,8 +46,9 @@ _TAGS = (
     *(0x00080008, 0x00080016, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E, 0x00200032, 0x00200037),
     *(0x00200052, 0x00180050, 0x00180088, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011),
     *(0x00280030, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053, 0x00281054),
-    0x00283000,
+    *(0x00283000, SHARED_GROUPS, FRAME_GROUPS),
 )
+_MOST_SLICE_BYTES = 256 << 20  # a classic slice of 8,192 x 8,192 32-bit values
 # What is met beside the images of a series. Other classes are judged by what they hold.
 _OTHER_KINDS = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
@@ -54,24 +57,13 @@ _OTHER_KINDS = {
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
     "1.2.840.10008.5.1.4.1.1.481.3": "a radiotherapy structure set",
     "1.2.840.10008.5.1.4.1.1.481.5": "a radiotherapy plan",
-    "1.2.840.10008.5.1.4.1.1.2.1": "an enhanced CT image (many slices in one file)",
-    "1.2.840.10008.5.1.4.1.1.4.1": "an enhanced MR image (many slices in one file)",
     "1.2.840.10008.5.1.4.1.1.4.3": "an enhanced MR colour image",
-    "1.2.840.10008.5.1.4.1.1.130": "an enhanced PET image (many slices in one file)",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "a whole-slide microscopy image",
     "1.2.840.10008.5.1.4.1.1.11.1": "a presentation state",
     "1.2.840.10008.5.1.4.1.1.88.59": "a key object selection",
     "1.2.840.10008.5.1.4.1.1.104.1": "a PDF document",
 }
 _REPORT = "1.2.840.10008.5.1.4.1.1.88."
-
-
-class Refusal(Exception):
-    """Why one file is no slice: a code, and a predicate such as `has no pixel data`."""
-
-    def __init__(self, code: str, what: str) -> None:
-        super().__init__(code)
-        self.code, self.what = code, what
 
 
 @dataclass(frozen=True)
@@ -84,6 +76,8 @@ class Pixels:
         allocated: Bits a value takes.
         stored: Bits of a value that count.
         signed: Whether values are two's complement.
+        frame: Number of the frame in its file, from 0.
+        frames: How many the file holds.
     """
 
     syntax: str
@@ -91,11 +85,13 @@ class Pixels:
     allocated: int
     stored: int
     signed: bool
+    frame: int = 0
+    frames: int = 1
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of a file says, lengths in mm, directions in DICOM's LPS space.
+    """What the header of a file says of one slice, lengths in mm, directions in DICOM's LPS space.
 
     Attributes:
         entry: The file.
@@ -114,6 +110,7 @@ class Slice:
         unit: RescaleType, empty where absent.
         photometric: `MONOCHROME1` or `MONOCHROME2`.
         pixels: How they are stored.
+        volume: Stack and point in time of a frame; empty for a classic slice.
     """
 
     entry: Entry
@@ -132,15 +129,16 @@ class Slice:
     unit: str
     photometric: str
     pixels: Pixels
+    volume: tuple[str, ...] = ()
 
 
-def parse_slice(entry: Entry) -> Slice:
-    """Returns the header of a file.
+def parse_slices(entry: Entry) -> list[Slice]:
+    """Returns the slices of a file: one, or the frames of an enhanced image in their order.
 
     No value of the file appears in an error, but numbers and names from closed lists.
 
     Raises:
-        Refusal: The file is no DICOM file, damaged, or no single grey slice with a place in space.
+        Refusal: The file is no DICOM file, damaged, or holds no grey slices with a place in space.
         DataError: The file cannot be opened.
     """
     with entry.open() as stream:
@@ -148,7 +146,7 @@ def parse_slice(entry: Entry) -> Slice:
         with quiet():
             facts, pixel = _parsed(body, syntax)
             try:
-                return _slice(entry, syntax, facts, pixel, body)
+                return _slices(entry, syntax, facts, pixel, body)
             except Refusal:
                 raise
             except Exception:  # values of any class reach here from damaged files
@@ -256,7 +254,7 @@ def _parsed(body: BinaryIO, syntax: str) -> tuple[Any, tuple[int, str, int, int]
 
     try:
         facts = read_dataset(
-            body,
+            BoundedHeader(body),  # type: ignore[arg-type]
             syntax == IMPLICIT,
             syntax != BIG_ENDIAN,
             stop_when=at_pixels,
@@ -267,12 +265,23 @@ def _parsed(body: BinaryIO, syntax: str) -> tuple[Any, tuple[int, str, int, int]
     return facts, pixel[0] if pixel else None
 
 
-def _slice(
+def _slices(
     entry: Entry, syntax: str, facts: Any, pixel: tuple[int, str, int, int] | None, body: BinaryIO
-) -> Slice:
+) -> list[Slice]:
     _check_kind(facts)
+    frames = frames_of(facts)
+    if len(frames) == 1 and entry.size > _MOST_SLICE_BYTES:
+        raise Refusal("E-DICOM-LIMIT", f"holds more than {_MOST_SLICE_BYTES:,} bytes for one slice")
     rows, columns = _whole(facts, "Rows"), _whole(facts, "Columns")
-    pixels = _check_pixels(entry, syntax, facts, pixel, rows * columns, body)
+    first = _check_pixels(syntax, facts, pixel, rows * columns, len(frames), body)
+    step = rows * columns * first.allocated // 8 if syntax in NATIVE else 0
+    return [
+        _slice(entry, frame, rows, columns, replace(first, offset=first.offset + number * step, frame=number))
+        for number, frame in enumerate(frames)
+    ]
+
+
+def _slice(entry: Entry, facts: Any, rows: int, columns: int, pixels: Pixels) -> Slice:
     position = _floats(facts, "ImagePositionPatient", 3)
     orientation = _floats(facts, "ImageOrientationPatient", 6)
     spacing = _floats(facts, "PixelSpacing", 2)
@@ -295,8 +304,11 @@ def _slice(
         between[0] if between else None,
         _rescale(facts),
         str(facts.get("RescaleType", "") or ""),
-        str(facts.PhotometricInterpretation),
+        str(facts.get("PhotometricInterpretation")),
         pixels,
+        tuple(str(facts.get(name, "")) for name in ("StackID", "TemporalPositionIndex"))
+        if pixels.frames > 1
+        else (),
     )
 
 
@@ -309,18 +321,16 @@ def _check_kind(facts: Any) -> None:
 
 
 def _check_pixels(
-    entry: Entry,
     syntax: str,
     facts: Any,
     pixel: tuple[int, str, int, int] | None,
     values: int,
+    frames: int,
     body: BinaryIO,
 ) -> Pixels:
     if pixel is None or values == 0:
         raise Refusal("E-DICOM-NO-PIXELS", "has no pixel data")
-    frames = _floats(facts, "NumberOfFrames", 1)
-    mosaic = "MOSAIC" in [str(value).upper() for value in facts.get("ImageType", None) or ()]
-    if (frames and frames[0] != 1) or mosaic:
+    if "MOSAIC" in [str(value).upper() for value in facts.get("ImageType", None) or ()]:
         raise Refusal("E-DICOM-FRAMES", "holds many frames; one slice a file is expected")
     if _whole(facts, "SamplesPerPixel") != 1 or not str(
         facts.get("PhotometricInterpretation", "")
@@ -331,12 +341,13 @@ def _check_pixels(
     sound = allocated in (8, 16, 32) and 1 <= stored <= allocated and _whole(facts, "HighBit") == stored - 1
     if tag != 0x7FE00010 or not sound or (syntax == BIG_ENDIAN and allocated == 8 and representation == "OW"):
         raise Refusal("E-DICOM-BITS", "stores its pixels in a form that is not read")
-    found = Pixels(syntax, place, allocated, stored, _whole(facts, "PixelRepresentation") == 1)
+    signed = _whole(facts, "PixelRepresentation") == 1
+    found = Pixels(syntax, place, allocated, stored, signed, frames=frames)
     if syntax in COMPRESSED:
         if length != _UNDEFINED:
             raise Refusal("E-DICOM-LENGTH", "has compressed pixels without the frames they should be in")
         return found
-    due = values * allocated // 8
+    due = frames * values * allocated // 8
     held = body.seek(0, 2) - place
     if length == _UNDEFINED or length not in (due, due + due % 2) or held < length:
         raise Refusal(

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from scanseg.data.affine import checked_affine, spacing_of
-from scanseg.data.dicom_header import COMPRESSED, DEFLATED, NATIVE, Refusal, body_of, quiet
+from scanseg.data.dicom_header import COMPRESSED, DEFLATED, NATIVE, body_of, quiet
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.limits import Limits, open_file, refused
 from scanseg.data.voxels import allocate
 from scanseg.errors import DataError
@@ -75,6 +76,22 @@ def read_segmentation(
     ):
         _place(array[index], frame, int(segment), values, path)
     return LabelMap(array, geometry, path)
+
+
+def segment_names(path: Path, limits: Limits) -> dict[int, str]:
+    """Returns number -> name of the segments of a file, the background of a label map left out.
+
+    Raises:
+        DataError: It is no segmentation, damaged, or too large.
+    """
+    require("pydicom", extra="dicom", purpose="Reading DICOM")
+    document = _document(path, limits)
+    try:
+        with quiet():
+            items = [(int(item.SegmentNumber), str(item.SegmentLabel)) for item in document.SegmentSequence]
+    except Exception:  # as in `read_segmentation`
+        raise _damaged(path) from None
+    return {number: name for number, name in items if number != 0}
 
 
 def _document(path: Path, limits: Limits) -> Any:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scanseg.data.dicom_header import Refusal, Slice
+from scanseg.data.dicom_header import Slice
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.wording import counted
 from scanseg.errors import Finding
 from scanseg.types import Array
@@ -102,6 +103,8 @@ def stack(slices: Sequence[Slice]) -> tuple[Stack | None, list[Finding]]:
     Args:
         slices: At least one, of one series, in any order.
     """
+    if several := _volumes(slices):
+        return None, several
     findings = _mixed(slices)
     if any(finding.code in ("E-DICOM-ORIENTATION", "E-DICOM-SIZE") for finding in findings):
         return None, findings  # places along different normals say nothing
@@ -126,6 +129,19 @@ def stack(slices: Sequence[Slice]) -> tuple[Stack | None, list[Finding]]:
     affine[:3, 0], affine[:3, 1] = row * first.spacing[1], column * first.spacing[0]
     affine[:3, 2], affine[:3, 3] = step, positions[0]
     return Stack(sorted_slices, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine), []
+
+
+def _volumes(slices: Sequence[Slice]) -> list[Finding]:
+    """Returns the finding that the frames make several volumes; nothing for one."""
+    volumes = {one.volume for one in slices}
+    if len(volumes) < 2:
+        return []
+    found = [f"the frames make {len(volumes)} volumes"]
+    if len({len(one) for one in volumes}) == 1:
+        stacks, times = (len(set(values)) for values in zip(*volumes, strict=True))
+        found.append(f"{counted(stacks, 'stack')}, {counted(times, 'point in time', 'points in time')}")
+    text = f"{' of '.join(found)}; one is accepted"
+    return [Finding("E-DICOM-VOLUMES", "error", text, hint="Export one stack at one point in time alone.")]
 
 
 def _mixed(slices: Sequence[Slice]) -> list[Finding]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from scanseg.data.dicom import open_dicom
 from scanseg.data.dicom_files import Entry, case_name, series_files
-from scanseg.data.dicom_header import Refusal, series_uids
+from scanseg.data.dicom_header import series_uids
+from scanseg.data.dicom_refusal import Refusal
 from scanseg.data.limits import Limits, refused
 from scanseg.errors import DataError, Finding, UsageError
 from scanseg.files import written_aside

@@ -1,4 +1,4 @@
-"""Zip archives from outside: every rule is checked before an entry is read, nothing is unpacked to disk."""
+"""Zip archives from outside: every rule is checked before an entry is read; names in them are never paths."""
 
 import os
 import stat
@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from scanseg.data.limits import Limits, open_file, refused, unreadable
+from scanseg.errors import DataError
 
-ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".tar", ".7z", ".rar")
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".tar", ".7z", ".rar", ".jar")
+_NO_ARCHIVES = (".nii.gz",)  # images whose names end like those of archives
 _BLOCK = 1 << 20
 # More than 20,000 entries with long names need; a directory of this size takes little memory when parsed.
 _MOST_DIRECTORY_BYTES = 16 << 20
@@ -40,7 +42,33 @@ class ZipEntries:
             DataError: It is damaged, larger than it says or than `most`, or all entries read so far
                 are larger together than the limits.
         """
-        parts: list[bytes] = []
+        return b"".join(self._blocks(info, most))
+
+    def unpack(self, info: zipfile.ZipInfo, path: Path) -> None:
+        """Writes an entry to a new file that only its owner may read; the name of the entry plays no part.
+
+        Raises:
+            DataError: As `read`; what was written by then stays.
+            OSError: The file exists or cannot be written.
+        """
+        with open(path, "xb") as target:
+            os.chmod(path, 0o600)
+            for block in self._blocks(info, info.file_size):
+                target.write(block)
+
+    def start(self, info: zipfile.ZipInfo, count: int) -> bytes:
+        """Returns the first bytes of an entry; they do not count as read.
+
+        Raises:
+            DataError: As `read`.
+        """
+        left = self._left
+        try:
+            return next(self._blocks(info, info.file_size), b"")[:count]
+        finally:
+            self._left = left
+
+    def _blocks(self, info: zipfile.ZipInfo, most: int) -> Iterator[bytes]:
         count = 0
         try:
             with self._archive.open(info) as stream:
@@ -49,23 +77,17 @@ class ZipEntries:
                     self._left -= len(part)
                     if count > min(info.file_size, most) or self._left < 0:
                         raise self._too_large()
-                    parts.append(part)
-        except (
-            zipfile.BadZipFile,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            OSError,
-        ) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+                    yield part
+        except DataError:
+            raise
+        except OSError as error:
+            if error.errno is not None:
                 raise unreadable(self._shown_as, error) from None
             raise _damaged(self._shown_as) from None
-        except Exception:  # zlib and the codecs behind zipfile raise classes of their own
+        except Exception:  # zipfile and the codecs behind it raise classes of many kinds
             raise _damaged(self._shown_as) from None
         if count != info.file_size:
             raise _damaged(self._shown_as)
-        return b"".join(parts)
 
     def _too_large(self) -> Exception:
         return refused(
@@ -87,15 +109,18 @@ def opened_zip(path: Path, limits: Limits, *, shown_as: Path | None = None) -> I
 
     Raises:
         DataError: No zip archive, damaged, too many entries or bytes, encrypted, a method other than store
-            and deflate, links, names that lead outside, two entries of one name, archives inside, or entries
-            that overlap.
+            and deflate, links, names that lead outside or hold control characters, two entries of one name,
+            archives inside, or entries that overlap.
     """
     shown_as = shown_as or path
     with open_file(path) as stream:
         _check_directory(stream, shown_as, limits)
         try:
             archive = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError, IndexError):
+        except (
+            *(zipfile.BadZipFile, ValueError, NotImplementedError),
+            *(struct.error, EOFError, IndexError, OverflowError),
+        ):
             raise _damaged(shown_as) from None
         with archive:
             _check_entries(archive, stream, shown_as, limits)
@@ -148,8 +173,11 @@ def _check_entries(archive: zipfile.ZipFile, stream: BinaryIO, path: Path, limit
 
 def _check_entry(info: zipfile.ZipInfo, path: Path) -> None:
     name = PurePosixPath(info.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in info.filename or "\0" in info.orig_filename:
-        raise _bad(path, "a name in the zip archive leads outside of it")
+    if not info.filename or name.is_absolute() or ".." in name.parts or ":" in info.filename:
+        raise _bad(path, "a name in the zip archive is empty or leads outside of it")
+    # Spaces that do not break are met in names of folders; all else that cannot be printed misleads.
+    if not info.orig_filename.replace("\u00a0", " ").isprintable():
+        raise _bad(path, "a name in the zip archive holds control characters")
     if info.flag_bits & 0x1:
         raise _bad(path, "the zip archive is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -157,7 +185,7 @@ def _check_entry(info: zipfile.ZipInfo, path: Path) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _bad(path, "the zip archive holds a link or another special file")
-    if name.suffix.lower() in ARCHIVES:
+    if name.suffix.lower() in ARCHIVES and not name.name.lower().endswith(_NO_ARCHIVES):
         raise _bad(path, "the zip archive holds another archive")
 
 
@@ -165,6 +193,8 @@ def _check_overlap(archive: zipfile.ZipFile, stream: BinaryIO, path: Path) -> No
     """Entries that share bytes make a small archive unpack to a huge one."""
     end = 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < 0:
+            raise _damaged(path)
         stream.seek(info.header_offset)
         head = stream.read(30)
         if len(head) < 30 or not head.startswith(b"PK\x03\x04"):

@@ -1,14 +1,12 @@
 """From a trained model to a receiver that segments what it is sent, and sends the result on."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+from scanseg.dicomnet.destination import Destination, sender
 from scanseg.dicomnet.inbox import Received
 from scanseg.dicomnet.outbox import Outbox
-from scanseg.dicomnet.peers import Peer
 from scanseg.dicomnet.scp import Listener, ListenOptions, serve_dicom
-from scanseg.dicomnet.send import send_files
 from scanseg.inference.predict import Model
 from scanseg.inference.segmentation import save_segmentation
 from scanseg.pipeline.predicting import require_writable
@@ -45,11 +43,12 @@ class Listening:
 def listen(
     model: Path | str | Sequence[Path | str] | Model,
     port: int,
-    peer: Peer | None,
+    peer: Destination | None,
     *,
     inbox: Path,
     output: Path,
     options: ListenOptions | None = None,
+    send_tls: bool = False,
     device: str = "auto",
     threads: int | None = None,
 ) -> Listening:
@@ -63,6 +62,7 @@ def listen(
         inbox: Folder for what is received.
         output: Folder for segmentations, until they are sent.
         options: Who may send how much.
+        send_tls: Send by TLS as well, with `options.tls`.
         device: As in `Model`; so is `threads`.
 
     Raises:
@@ -78,8 +78,10 @@ def listen(
         segment(received, loaded, output)
 
     listener = serve_dicom(port, on_series, inbox=inbox, options=options)
-    send = partial(send_files, ae_title=options.ae_title)
-    return Listening(listener, None if peer is None else Outbox(output, peer, send=send))
+    if peer is None:
+        return Listening(listener, None)
+    send = sender(peer, ae_title=options.ae_title, tls=options.tls if send_tls else None)
+    return Listening(listener, Outbox(output, send))
 
 
 def segment(received: Received, model: Model, output: Path) -> Path:

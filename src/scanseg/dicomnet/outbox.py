@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scanseg.dicomnet.peers import Peer
-from scanseg.dicomnet.send import send_files
 from scanseg.errors import Error
 from scanseg.files import sync_folder
 
@@ -14,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_WAIT_S = 60.0
 
-Send = Callable[[Sequence[Path], Peer], None]
+Send = Callable[[Sequence[Path]], None]
 
 
 class Outbox:
@@ -22,15 +20,12 @@ class Outbox:
 
     Args:
         folder: Files must appear in it whole, by a rename.
-        peer: Who gets them.
-        send: Sends files or raises `Error`.
+        send: Sends files, or raises `Error`; see `scanseg.dicomnet.destination.sender`.
         first_wait_s: Between looks; doubled up to a minute after each failure.
     """
 
-    def __init__(
-        self, folder: Path, peer: Peer, *, send: Send = send_files, first_wait_s: float = 0.5
-    ) -> None:
-        self._folder, self._peer, self._send, self._first_wait_s = folder, peer, send, first_wait_s
+    def __init__(self, folder: Path, send: Send, *, first_wait_s: float = 0.5) -> None:
+        self._folder, self._send, self._first_wait_s = folder, send, first_wait_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dicom-outbox", daemon=True)
         self._thread.start()
@@ -61,7 +56,7 @@ class Outbox:
         if self._stopping.is_set():
             return True
         try:
-            self._send([path], self._peer)
+            self._send([path])
         except Error as error:
             logger.warning("%s is not sent yet. %s", path.stem, error.message)
             return False

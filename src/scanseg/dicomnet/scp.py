@@ -14,6 +14,7 @@ from typing import Any
 from scanseg.data.dicom_header import BIG_ENDIAN, COMPRESSED, DEFLATED, EXPLICIT, IMPLICIT, series_uids
 from scanseg.dicomnet.inbox import Inbox, InboxFull, Received
 from scanseg.dicomnet.peers import check_title, is_loopback
+from scanseg.dicomnet.tls import TlsFiles, receiver_context
 from scanseg.errors import Error, UsageError
 from scanseg.optional import require
 
@@ -50,6 +51,7 @@ class ListenOptions:
         free_bytes: What stays free on the disk.
         associations: Most at the same time.
         idle_s: Time limit for every wait on the network.
+        tls: Certificate and key; None does not encrypt.
     """
 
     ae_title: str = "SCANSEG"
@@ -62,6 +64,7 @@ class ListenOptions:
     free_bytes: int = 1 << 30
     associations: int = 10
     idle_s: float = 30.0
+    tls: TlsFiles | None = None
 
 
 class Listener:
@@ -154,7 +157,7 @@ def serve_dicom(
     Raises:
         UsageError: A title is none, other machines could send unasked, the inbox is in use, or pynetdicom is
             not installed.
-        Error: The port is taken.
+        Error: The port is taken, or a TLS file cannot be used.
     """
     require("pynetdicom", extra="dicom", purpose="Receiving DICOM")
     options = options or ListenOptions()
@@ -194,13 +197,19 @@ def _start(port: int, inbox: Inbox, options: ListenOptions) -> Any:
     entity.maximum_associations = options.associations
     entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = options.idle_s
     counter = _ByteCounter()
+    context = None if options.tls is None else receiver_context(options.tls)
     handlers = [
         (evt.EVT_C_STORE, _store, [inbox, counter]),
         (evt.EVT_DATA_RECV, counter.received),
         (evt.EVT_CONN_CLOSE, _closed, [inbox, counter, options.at_release]),
     ]
     try:
-        return entity.start_server((options.host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+        return entity.start_server(
+            (options.host, port),
+            block=False,
+            ssl_context=context,
+            evt_handlers=handlers,  # type: ignore[arg-type]
+        )
     except OSError as error:
         raise Error(
             f"Port {port} of {options.host} cannot be opened ({error.strerror or error}).",

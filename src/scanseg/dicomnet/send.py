@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from scanseg.data.dicom_header import quiet
 from scanseg.dicomnet.peers import Peer
+from scanseg.dicomnet.tls import TlsFiles, sender_context
 from scanseg.errors import Error
 from scanseg.optional import require
 
@@ -20,20 +21,27 @@ _VERIFICATION = "1.2.840.10008.1.1"
 _WARNINGS = (0xB000, 0xB006, 0xB007)
 
 
-def echo(peer: Peer, *, ae_title: str = "SCANSEG", timeout_s: float = 10.0) -> None:
+def echo(
+    peer: Peer, *, ae_title: str = "SCANSEG", timeout_s: float = 10.0, tls: TlsFiles | None = None
+) -> None:
     """Asks a peer whether it is there and talks to us.
 
     Raises:
         Error: It does not answer, or refuses.
     """
-    with _association(peer, ae_title, timeout_s, [(_VERIFICATION, [])]) as association:
+    with _association(peer, ae_title, timeout_s, [(_VERIFICATION, [])], tls) as association:
         status = association.send_c_echo()
         if "Status" not in status or status.Status != 0:
             raise _failed(peer, "does not answer an echo")
 
 
 def send_files(
-    paths: Sequence[Path], peer: Peer, *, ae_title: str = "SCANSEG", timeout_s: float = 60.0
+    paths: Sequence[Path],
+    peer: Peer,
+    *,
+    ae_title: str = "SCANSEG",
+    timeout_s: float = 60.0,
+    tls: TlsFiles | None = None,
 ) -> None:
     """Sends DICOM files as they are; returns when the peer has acknowledged every one.
 
@@ -42,9 +50,10 @@ def send_files(
         peer: Who stores them.
         ae_title: What we are called.
         timeout_s: For every wait on the network.
+        tls: Encrypts, shows our certificate, and checks that of the peer, which must name its host.
 
     Raises:
-        Error: The peer cannot be reached, does not take their kind, or refuses one.
+        Error: The peer cannot be reached, has another certificate, does not take their kind, or refuses one.
         UsageError: pynetdicom is not installed.
     """
     require("pynetdicom", extra="dicom", purpose="Sending DICOM")
@@ -57,7 +66,7 @@ def send_files(
         kinds.setdefault(str(meta.MediaStorageSOPClassUID), set()).add(str(meta.TransferSyntaxUID))
     # One syntax a context: the peer then cannot choose one that a file does not have.
     contexts = [(kind, [syntax]) for kind, syntaxes in kinds.items() for syntax in sorted(syntaxes)]
-    with _association(peer, ae_title, timeout_s, contexts) as association:
+    with _association(peer, ae_title, timeout_s, contexts, tls) as association:
         for path in paths:
             try:
                 with quiet():
@@ -72,7 +81,11 @@ def send_files(
 
 @contextmanager
 def _association(
-    peer: Peer, ae_title: str, timeout_s: float, contexts: Sequence[tuple[str, list[str]]]
+    peer: Peer,
+    ae_title: str,
+    timeout_s: float,
+    contexts: Sequence[tuple[str, list[str]]],
+    tls: TlsFiles | None = None,
 ) -> "Iterator[Association]":
     """Yields an open association and releases it."""
     from pynetdicom import AE
@@ -82,7 +95,8 @@ def _association(
         entity.add_requested_context(kind, syntaxes or None)
     entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = timeout_s
     entity.connection_timeout = timeout_s
-    found = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    tls_args = None if tls is None else (sender_context(tls), peer.host)
+    found = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls_args)
     if not found.is_established:
         if found.is_rejected:
             raise _failed(peer, "refused the association")
@@ -98,5 +112,5 @@ def _failed(peer: Peer, why: str) -> Error:
     return Error(
         f"The DICOM peer {peer.ae_title} at {peer.host}:{peer.port} {why}.",
         code="E-DICOM-SEND",
-        hint="Check its address, port and AE title, and that it knows ours.",
+        hint="Check its address, port and AE title, that it knows ours, and whether both sides use TLS.",
     )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scanseg.data.dicom_files import series_sha256
+from scanseg.data.dicom_files import content_sha256
 from scanseg.data.image import write_array
 from scanseg.errors import Error, Finding, ModelError
 from scanseg.files import read_json, sha256, write_json, write_text
@@ -117,7 +117,7 @@ def _predict_case(
     started_s = time.perf_counter()
     marker = _marker(output, case)
     marker.unlink(missing_ok=True)
-    inputs = [_input_sha256(path) for path in case.images]
+    inputs = [content_sha256(path) for path in case.images]
     prediction = model.predict(
         case.images,
         probabilities=options.probabilities,
@@ -180,10 +180,6 @@ def _key(case: ImageCase, model: Model, options: PredictOptions, inputs: list[st
     }
 
 
-def _input_sha256(path: Path) -> str:
-    return series_sha256(path) if path.is_dir() else sha256(path)
-
-
 def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOptions) -> bool:
     marker, mask = _marker(output, case), output / case.mask_name
     if not marker.is_file() or not mask.is_file():
@@ -192,7 +188,7 @@ def _is_finished(case: ImageCase, model: Model, output: Path, options: PredictOp
         found = read_json(marker)
     except Error:
         return False
-    inputs = [_input_sha256(path) for path in case.images]
+    inputs = [content_sha256(path) for path in case.images]
     wanted = _key(case, model, options, inputs)
     return {key: found.get(key) for key in wanted} == wanted and found.get("mask_sha256") == sha256(mask)
 

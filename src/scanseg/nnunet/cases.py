@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scanseg.data.case_label import read_case_label
 from scanseg.data.dataset import label_map_to_indices
-from scanseg.data.image import read_channels, read_label_map
+from scanseg.data.image import read_channels
 from scanseg.data.orientation import reorient_image
 from scanseg.errors import DataError
 from scanseg.types import Array, Case, Image, Label, Spacing
@@ -30,7 +31,7 @@ def read_case(case: Case, labels: Sequence[Label], *, orientation: str | None) -
     if case.label is None:
         raise DataError(f"Case {case.case_id} has no label.", code="E-CASE-UNLABELLED")
     image = read_channels(case.images)
-    label_map = read_label_map(case.label)
+    label_map = read_case_label(case.label, labels, image.geometry)
     if label_map.array.shape != image.array.shape[1:]:
         raise DataError(
             f"Case {case.case_id}: the label map has {label_map.array.shape} voxels, "

@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scanseg.data.dicom_files import is_series_path
 from scanseg.data.image import image_suffix
 from scanseg.errors import DataError, UsageError
 from scanseg.networks import NETWORKS
@@ -109,13 +111,18 @@ def _check(fingerprint: Mapping[str, Any], dataset: Dataset) -> tuple[int, int]:
 def _draft(dataset: Dataset, fingerprint: Mapping[str, Any], spacing: tuple[float, ...] | None) -> Draft:
     cases = training_cases(dataset)
     description = dataset_json(
-        dataset.channel_names, dataset.labels, cases=len(cases), ending=image_suffix(cases[0].images[0])
+        dataset.channel_names, dataset.labels, cases=len(cases), ending=_ending(cases[0].images[0])
     )
     if spacing is not None and len(spacing) == 2:
         spacing = (FLAT_SPACING, *spacing)
     with stock_planner(description, fingerprint, spacing=spacing) as planner:
         stock = json.loads(json.dumps(planner.plan_experiment()))
     return Draft(description, fingerprint, stock)
+
+
+def _ending(path: Path) -> str:
+    """Returns the ending of images in nnU-Net's words; a DICOM series is NIfTI there."""
+    return ".nii.gz" if is_series_path(path) else image_suffix(path)
 
 
 def _default(chosen: Mapping[str, Configuration], network: str, notes: dict[str, str]) -> str:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scanseg.data.dicom_files import content_sha256, content_stamp
 from scanseg.errors import DataError, Error
-from scanseg.files import sha256
 from scanseg.nnunet.cases import as_volume, read_case, training_cases
 from scanseg.nnunet.plan import Configuration, Plan
 from scanseg.nnunet.sharpen import sharpen
@@ -234,8 +234,7 @@ def _inputs(case: Case) -> list[list[Any]]:
     """Returns path, size, time and hash of each file of a case."""
     facts = []
     for path in (*case.images, *([case.label] if case.label else [])):
-        status = path.stat()
-        facts.append([str(path.resolve()), status.st_size, status.st_mtime_ns, sha256(path)])
+        facts.append([str(path.resolve()), *content_stamp(path), content_sha256(path)])
     return facts
 
 
@@ -251,12 +250,12 @@ def _is_finished(job: _Job) -> bool:
 def _is_unchanged(path: Path, known: Sequence[Any]) -> bool:
     """Compares size and time, and the hash only where those differ (as after a copy)."""
     try:
-        status = path.stat()
+        size, changed_ns = content_stamp(path)
     except OSError:
         return False
-    if [str(path.resolve()), status.st_size, status.st_mtime_ns] == list(known[:3]):
+    if [str(path.resolve()), size, changed_ns] == list(known[:3]):
         return True
-    return bool(status.st_size == known[1] and sha256(path) == known[3])
+    return bool(size == known[1] and content_sha256(path) == known[3])
 
 
 def _plan_key(plan: Plan, configuration: str) -> str:

@@ -133,7 +133,8 @@ def serve_image(
     clock.lap("measure")
     report(Progress("write", 0, 1))
     prediction.save(folder / f"mask{mask_suffix(Path(input_name))}")
-    if image.geometry.format == "dicom" and image.path is not None:
+    geometry = image.geometry
+    if geometry.format == "dicom" and image.path is not None and not geometry.header.get("enhanced"):
         from scanseg.inference.segmentation import save_segmentation
 
         save_segmentation(folder / "segmentation.dcm", prediction, image.path, model)

@@ -8,10 +8,12 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from scanseg.data.case_label import is_segmentation, read_case_label
+from scanseg.data.image import read_geometry, write_label_map
 from scanseg.data.splits import Split, make_all_split, make_splits
 from scanseg.devices import resolve_device, usable_cores
 from scanseg.errors import UsageError
@@ -31,7 +33,7 @@ from scanseg.reporting.figures import comparison, progress_figure
 from scanseg.reporting.report import write_report
 from scanseg.training.loop import train_network
 from scanseg.training.recipe import PLANNED, Recipe
-from scanseg.types import Case
+from scanseg.types import Case, Label
 
 CURVES_EVERY_S = 20
 
@@ -294,6 +296,7 @@ def measure_cases(
     masks = {
         job.case_id: folder / job.mask_name for job in jobs if job.case_id not in failed_ids(result.failures)
     }
+    cases = [_with_file(case, model.labels, folder / "references") for case in cases]
     evaluation = evaluate_pairs(
         _pairs(cases, masks), labels=model.labels, groups=_groups(cases), report=report
     )
@@ -308,6 +311,16 @@ def measure_cases(
                 folder / "previews" / f"{case.case_id}.png",
             )
     return evaluation.summary
+
+
+def _with_file(case: Case, labels: Sequence[Label], folder: Path) -> Case:
+    """Returns the case with its DICOM segmentation as a label map, which evaluation and figures read."""
+    if case.label is None or not is_segmentation(case.label):
+        return case
+    geometry, _ = read_geometry(case.images[0])
+    path = folder / f"{case.case_id}.nii.gz"
+    write_label_map(path, read_case_label(case.label, labels, geometry).array, geometry)
+    return replace(case, label=path)
 
 
 def failed_ids(failures: Sequence[Any]) -> set[str]:

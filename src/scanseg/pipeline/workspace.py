@@ -11,6 +11,7 @@ from typing import Any
 
 from scanseg.data.check import CheckResult, check_dataset
 from scanseg.data.dataset import Dataset, load_dataset
+from scanseg.data.dicom_files import content_stamp
 from scanseg.errors import DataError
 from scanseg.files import read_json, write_json
 from scanseg.nnunet.fingerprint import make_fingerprint
@@ -98,8 +99,7 @@ def _signature(dataset: Dataset) -> list[Any]:
     def of(path: Path | None) -> list[Any] | None:
         if path is None:
             return None
-        facts = path.stat()
-        return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
+        return [str(path.resolve()), *content_stamp(path)]
 
     labels = [[label.value, label.name] for label in dataset.labels]
     cases = [

@@ -18,7 +18,6 @@ import sqlite3
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +102,16 @@ class Intake:
     async def start(self) -> None:
         """Takes up what was to be sent when the last server ended, and lets series in."""
         if self._settings.send_to is not None:
+            from scanseg.dicomnet.destination import sender
             from scanseg.dicomnet.outbox import Outbox
-            from scanseg.dicomnet.send import send_files
 
             for mark in sorted((self._folder / "unsent").iterdir()):
                 if not await self._collected(mark.name):
                     self._watch(mark.name)
-            send = partial(send_files, ae_title=self._settings.listen.ae_title)
-            self._outbox = Outbox(self._folder / "outbox", self._settings.send_to, send=send)
+            listen = self._settings.listen
+            tls = listen.tls if self._settings.send_tls else None
+            send = sender(self._settings.send_to, ae_title=listen.ae_title, tls=tls)
+            self._outbox = Outbox(self._folder / "outbox", send)
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:

@@ -162,15 +162,10 @@ def _parse(orders: dict[str, Any]) -> dict[str, Any]:
 
 def _unpacked(archive: Path, folder: Path) -> list[Path]:
     """Returns the images in an archive, or the archive itself where it holds none, as one of DICOM slices."""
-    from scanseg.server.archives import extract
+    from scanseg.data.zip_images import unpack_images
 
     folder.mkdir()
-    try:
-        return extract(archive, folder)
-    except DataError as error:
-        if error.code != "E-ARCHIVE-EMPTY":
-            raise
-        return [archive]
+    return unpack_images(archive, folder) or [archive]
 
 
 def main() -> None:
@@ -180,7 +175,7 @@ def main() -> None:
     import numpy  # noqa: F401
 
     import scanseg.data.image
-    import scanseg.server.archives  # noqa: F401
+    import scanseg.data.zip_images  # noqa: F401
 
     line = sys.stdin.readline()
     if not line:

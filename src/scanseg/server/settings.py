@@ -12,7 +12,7 @@ from scanseg.errors import DataError, UsageError
 from scanseg.server.limits import Limits
 
 if TYPE_CHECKING:
-    from scanseg.dicomnet.peers import Peer
+    from scanseg.dicomnet.destination import Destination
     from scanseg.dicomnet.scp import ListenOptions
 
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"}
@@ -27,12 +27,14 @@ class DicomSettings:
         listen: Who may send how much.
         model: Id of the model; empty for the only one.
         send_to: Who gets the segmentations; None sends none.
+        send_tls: Send by TLS, with the files of `listen`.
     """
 
     port: int
     listen: ListenOptions
     model: str = ""
-    send_to: Peer | None = None
+    send_to: Destination | None = None
+    send_tls: bool = False
 
 
 @dataclass(frozen=True)

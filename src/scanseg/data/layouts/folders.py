@@ -7,6 +7,7 @@ from pathlib import Path
 from scanseg.data.layouts.found import Found, Layout, Source
 from scanseg.data.layouts.metadata import read_metadata
 from scanseg.data.layouts.pairing import (
+    LABEL_SUFFIXES,
     channel_gaps,
     list_images,
     one_file_each,
@@ -60,7 +61,7 @@ def read_pair(source: Source, images: Path, labels: Path) -> Found:
     """
     metadata = read_metadata(source)
     findings: list[Finding] = []
-    label_files = [(stem_of(path), path) for path in list_images(labels, findings)]
+    label_files = [(stem_of(path), path) for path in list_images(labels, findings, suffixes=LABEL_SUFFIXES)]
     keys = _label_keys(stem for stem, _ in label_files)
     image_files = [(stem_of(path), path) for path in list_images(images, findings)]
     placed = _place_images([stem for stem, _ in image_files], keys)

@@ -7,7 +7,7 @@ from typing import Any
 
 from scanseg.data.layouts.found import Found, Layout, Source
 from scanseg.data.layouts.metadata import read_metadata
-from scanseg.data.layouts.pairing import list_images, no_label, stem_of
+from scanseg.data.layouts.pairing import LABEL_SUFFIXES, list_images, no_label, stem_of
 from scanseg.data.wording import counted, listed, shown
 from scanseg.errors import DataError, Finding
 from scanseg.types import Case
@@ -22,7 +22,7 @@ def recognises(source: Source) -> bool:
     if not isinstance(entries, list) or not entries:
         return False
     images = [entry.get("image") for entry in entries if isinstance(entry, Mapping)]
-    return any(isinstance(image, str) and (source.root / image).is_file() for image in images)
+    return any(isinstance(image, str) and (source.root / image).exists() for image in images)
 
 
 def read(source: Source) -> Found:
@@ -86,7 +86,9 @@ def _unlisted(cases: list[Case]) -> list[Finding]:
     known = {Path(os.path.abspath(path)) for path in files}
     findings: list[Finding] = []
     for folder in sorted({path.parent for path in known}):
-        extra = [path.name for path in list_images(folder, findings) if path not in known]
+        extra = [
+            path.name for path in list_images(folder, findings, suffixes=LABEL_SUFFIXES) if path not in known
+        ]
         if extra:
             findings.append(_unlisted_finding(folder, extra))
     return findings

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from scanseg.data.dicom_files import case_name, holds_dicom, is_series_path
 from scanseg.data.image import SUFFIXES, file_stem
 from scanseg.data.wording import counted, listed, shown
 from scanseg.errors import Finding
@@ -16,6 +17,7 @@ SIDECARS = {
     *(".json", ".csv", ".tsv", ".txt", ".md", ".pdf", ".html", ".xml", ".yaml", ".yml", ".db", ".ini"),
     *(".raw", ".zraw"),
 }
+LABEL_SUFFIXES = (*SUFFIXES, ".dcm")
 
 
 def same_name(text: str) -> str:
@@ -23,11 +25,16 @@ def same_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def list_images(folder: Path, findings: list[Finding]) -> list[Path]:
-    """Returns the image files of a folder by name, and adds a finding about files nobody will read.
+def list_images(folder: Path, findings: list[Finding], *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """Returns the images of a folder by name, and adds a finding about files nobody will read.
 
-    Hidden files and the usual companions of images (tables, texts) are passed over in silence. A folder that
-    does not exist is empty.
+    Images are files, and folders and zip archives of DICOM series. Hidden files and the usual companions of
+    images (tables, texts) are passed over in silence. A folder that does not exist is empty.
+
+    Args:
+        folder: Where to look.
+        findings: Takes the finding.
+        suffixes: Endings of the files; `LABEL_SUFFIXES` for labels.
     """
     if not folder.is_dir():
         return []
@@ -36,8 +43,11 @@ def list_images(folder: Path, findings: list[Finding]) -> list[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            others["folders"] += 1
-        elif path.name.lower().endswith(SUFFIXES):
+            if holds_dicom(path, below=True):
+                images.append(path)
+            else:
+                others["folders"] += 1
+        elif path.name.lower().endswith((*suffixes, ".zip")):
             images.append(path)
         elif path.suffix.lower() not in SIDECARS:
             others[path.suffix or "files without an ending"] += 1
@@ -48,7 +58,8 @@ def list_images(folder: Path, findings: list[Finding]) -> list[Path]:
                 "E-DATA-IGNORED",
                 "warning",
                 f"{shown(folder.name)} also holds what is not read: {listed(kinds, most=9)}.",
-                hint=f"Endings that are read: {', '.join(SUFFIXES)}.",
+                hint=f"Endings that are read: {', '.join(suffixes)}; of DICOM give each case a folder or zip"
+                " archive.",
             )
         )
     return images
@@ -82,8 +93,13 @@ def one_file_each(
 
 
 def stem_of(path: Path) -> str:
-    """Returns the name without its image ending; without its last ending where that is of no image."""
-    return file_stem(path) if path.name.lower().endswith(SUFFIXES) else path.stem
+    """Returns the name without its image ending; without its last ending where that is of no image.
+
+    The folder of a DICOM series keeps its whole name.
+    """
+    if path.name.lower().endswith(SUFFIXES):
+        return file_stem(path)
+    return case_name(path) if is_series_path(path) else path.stem
 
 
 def split_channel(stem: str) -> tuple[str, int | None]:
@@ -123,7 +139,8 @@ def numbered_images(folder: Path, findings: list[Finding]) -> dict[str, dict[int
 
 def files_by_stem(folder: Path, findings: list[Finding], *, what: str = "label") -> dict[str, Path]:
     """Returns stem -> file of a folder; `x.nii` beside `x.nii.gz` is an error."""
-    files = [(stem_of(path), 0, path) for path in list_images(folder, findings)]
+    paths = list_images(folder, findings, suffixes=LABEL_SUFFIXES)
+    files = [(stem_of(path), 0, path) for path in paths]
     return {stem: channels[0] for stem, channels in one_file_each(files, findings, what=what).items()}
 
 

@@ -1,0 +1,294 @@
+"""Enhanced images: many slices in a file are read as the same slices in files of their own."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from scanseg.data import read_geometry, read_image
+from scanseg.data.dicom import read_headers
+from scanseg.data.limits import Limits
+from scanseg.errors import DataError, DatasetError
+
+pytest.importorskip("pydicom", reason="DICOM needs pip install 'scanseg[dicom]'")
+
+Change = Callable[[Any], None]
+EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
+KINDS = {"MR": "1.2.840.10008.5.1.4.1.1.4.1", "CT": "1.2.840.10008.5.1.4.1.1.2.1"}
+
+
+@pytest.fixture(scope="module")
+def scan(demo_data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A real MR volume (z, y, x) of 12 slices, and its affine."""
+    image = nibabel.load(sorted((demo_data / "hippocampus" / "imagesTs").iterdir())[0])
+    voxels = np.asarray(image.dataobj).astype(np.int16)[2:30, 5:38, 3:15]
+    affine = image.affine @ np.diag([-0.9, -0.8, 2.5, 1.0])
+    affine[:3, 3] = [10.5, -20.25, 7.0]
+    return voxels.T, affine
+
+
+def group(**values: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    found = Dataset()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
+
+
+def write_enhanced(
+    path: Path,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    order: Sequence[int] | None = None,
+    change: Change | None = None,
+    modality: str = "MR",
+    syntax: str = EXPLICIT,
+    shared: bool = True,
+) -> None:
+    """Writes a volume as one enhanced image; `order` gives the frames as places along the stack."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    signed, order = int(volume.min()) < 0, list(range(len(volume)) if order is None else order)
+    measures = group(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2])
+    plane = group(ImageOrientationPatient=[float(v) for v in (lps[:3, :2] / spacing[:2]).T.ravel()])
+    one = group(
+        SOPClassUID=KINDS[modality], SOPInstanceUID=generate_uid(), StudyInstanceUID="1.2.3",
+        SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5", PatientID="p", Modality=modality,
+        ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2", Rows=volume.shape[1], Columns=volume.shape[2],
+        BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=int(signed),
+        NumberOfFrames=len(order), PerFrameFunctionalGroupsSequence=[],
+    )  # fmt: skip
+    common = {"PixelMeasuresSequence": [measures], "PlaneOrientationSequence": [plane]}
+    one.SharedFunctionalGroupsSequence = [group(**common)] if shared else []
+    for number, place in enumerate(order):
+        position = [float(v) for v in (lps @ [0, 0, place, 1])[:3]]
+        content = group(StackID="1", InStackPositionNumber=place + 1, TemporalPositionIndex=1)
+        content.FrameAcquisitionNumber = number + 1
+        own = group(
+            FrameContentSequence=[content],
+            PlanePositionSequence=[group(ImagePositionPatient=position)],
+            PixelValueTransformationSequence=[group(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
+            **({} if shared else common),
+        )
+        one.PerFrameFunctionalGroupsSequence.append(own)
+    one.PixelData = volume[order].astype("<i2" if signed else "<u2").tobytes()
+    one["PixelData"].VR = "OW"
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = UID(syntax)
+    if UID(syntax).is_compressed and not UID(syntax).is_deflated:
+        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one.compress(syntax, generate_instance_uid=False)
+    if change is not None:
+        change(one)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.save_as(path, enforce_file_format=True)
+
+
+def refusal(path: Path) -> tuple[set[str], str]:
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    error = caught.value
+    return {f.code for f in error.findings} if isinstance(error, DatasetError) else {error.code}, str(error)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "shared"),
+    [
+        (EXPLICIT, True),
+        (EXPLICIT, False),
+        (DEFLATED, True),
+        ("1.2.840.10008.1.2", True),
+        ("1.2.840.10008.1.2.5", True),
+        ("1.2.840.10008.1.2.4.80", True),
+    ],
+    ids=["shared", "own", "deflated", "implicit", "RLE", "JPEG-LS"],
+)
+def test_an_enhanced_image_is_its_series(tmp_path, scan, write_series, syntax, shared):
+    volume, affine = scan
+    order = np.random.default_rng(0).permutation(len(volume)).tolist()
+    write_series(tmp_path / "classic", volume, affine)
+    write_enhanced(tmp_path / "case" / "1", volume, affine, order=order, syntax=syntax, shared=shared)
+    expected, found = read_image(tmp_path / "classic"), read_image(tmp_path / "case")
+    np.testing.assert_array_equal(found.array, expected.array)
+    np.testing.assert_allclose(found.geometry.affine, expected.geometry.affine, atol=1e-6)
+    assert found.geometry.shape == expected.geometry.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"), [("OrgansCT_TotalSegmentator", "CT"), ("OrgansMR_TotalSegmentator", "MR")]
+)
+def test_real_scans_of_the_body(test_data, tmp_path, write_series, name, modality):
+    (path,) = (test_data / name / "imagesTr").iterdir()
+    image = nibabel.load(path)
+    volume = np.asarray(image.dataobj)[20:60, 20:60, :16].astype(np.int16).T
+    write_series(tmp_path / "classic", volume, image.affine, modality=modality)
+    write_enhanced(tmp_path / "case" / "1", volume, image.affine, modality=modality)
+    expected, found = read_image(tmp_path / "classic"), read_image(tmp_path / "case")
+    np.testing.assert_array_equal(found.array, expected.array)
+    np.testing.assert_allclose(found.geometry.affine, expected.geometry.affine, atol=1e-5)
+
+
+def test_an_archive_and_parts_in_several_files(tmp_path, scan):
+    volume, affine = scan
+    write_enhanced(tmp_path / "case" / "1", volume, affine, order=range(0, 12, 2))
+    write_enhanced(tmp_path / "case" / "2", volume, affine, order=range(1, 12, 2))
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "case")
+    for path in (tmp_path / "case", tmp_path / "packed.zip"):
+        np.testing.assert_array_equal(read_image(path).array[0], volume)
+
+
+def test_each_frame_has_its_own_rescale(tmp_path, scan):
+    volume, affine = scan
+
+    def change(one: Any) -> None:
+        for number, own in enumerate(one.PerFrameFunctionalGroupsSequence):
+            values = own.PixelValueTransformationSequence[0]
+            values.RescaleSlope, values.RescaleIntercept = number + 0.5, -10 * number
+
+    write_enhanced(tmp_path / "case" / "1", volume, affine, change=change)
+    numbers = np.arange(len(volume))[:, None, None]
+    expected = (volume * (numbers + 0.5) - 10 * numbers).astype(np.float32)
+    np.testing.assert_array_equal(read_image(tmp_path / "case").array[0], expected)
+
+
+def own(number: int) -> Callable[[Any], Any]:
+    return lambda one: one.PerFrameFunctionalGroupsSequence[number]
+
+
+def set_position(one: Any) -> None:
+    position = own(5)(one).PlanePositionSequence[0]
+    position.ImagePositionPatient = [
+        *position.ImagePositionPatient[:2],
+        position.ImagePositionPatient[2] + 0.8,
+    ]
+
+
+def second_stack(one: Any) -> None:
+    for number in range(6, 12):
+        own(number)(one).FrameContentSequence[0].StackID = "2"
+
+
+def second_time(one: Any) -> None:
+    for number in range(12):
+        frame = own(number)(one)
+        frame.FrameContentSequence[0].TemporalPositionIndex = number % 2 + 1
+        frame.PlanePositionSequence[0].ImagePositionPatient = list(
+            own(number - number % 2)(one).PlanePositionSequence[0].ImagePositionPatient
+        )
+
+
+def turned(one: Any) -> None:
+    own(3)(one).PlaneOrientationSequence = [group(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])]
+
+
+def pop(name: str) -> Change:
+    return lambda one: own(5)(one).pop(name) and None
+
+
+FAULTS: dict[str, tuple[str, Change]] = {
+    "uneven": ("E-DICOM-UNEVEN", set_position),
+    "two stacks": ("E-DICOM-VOLUMES", second_stack),
+    "two points in time": ("E-DICOM-VOLUMES", second_time),
+    "orientation": ("E-DICOM-ORIENTATION", turned),
+    "one without rescale": ("E-DICOM-RESCALE", pop("PixelValueTransformationSequence")),
+    "one without a place": ("E-DICOM-POSITION", pop("PlanePositionSequence")),
+    "a frame not described": (
+        "E-DICOM-FRAMES",
+        lambda one: one.PerFrameFunctionalGroupsSequence.pop(3) and None,
+    ),
+    "no frame described": (
+        "E-DICOM-FRAMES",
+        lambda one: one.pop("PerFrameFunctionalGroupsSequence") and None,
+    ),
+    "no pixels of the last": ("E-DICOM-LENGTH", lambda one: setattr(one, "PixelData", one.PixelData[:-1848])),
+    "too many announced": ("E-DICOM-FRAMES", lambda one: setattr(one, "NumberOfFrames", 13)),
+    "colour": ("E-DICOM-COLOUR", lambda one: setattr(one, "PhotometricInterpretation", "RGB")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_refused_by_name(tmp_path, scan, fault):
+    code, change = FAULTS[fault]
+    write_enhanced(tmp_path / "case" / "1", *scan, change=change)
+    found, text = refusal(tmp_path / "case")
+    assert found == {code}, text
+    assert text.startswith("case: ")
+
+
+@pytest.mark.parametrize(
+    ("order", "code"),
+    [
+        ([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11], "E-DICOM-MISSING"),
+        ([0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 11], "E-DICOM-DOUBLE"),
+    ],
+)
+def test_missing_and_doubled_frames(tmp_path, scan, order, code):
+    write_enhanced(tmp_path / "case" / "1", *scan, order=order)
+    found, text = refusal(tmp_path / "case")
+    assert found == {code}, text
+
+
+def test_volumes_are_counted(tmp_path, scan):
+    write_enhanced(tmp_path / "case" / "1", *scan, change=second_stack)
+    assert (
+        "the frames make 2 volumes of 2 stacks, 1 point in time; one is accepted"
+        in refusal(tmp_path / "case")[1]
+    )
+
+
+def test_every_cut_is_refused(tmp_path, scan):
+    write_enhanced(tmp_path / "whole" / "1", *scan)
+    content = (tmp_path / "whole" / "1").read_bytes()
+    (tmp_path / "case").mkdir()
+    for cut in np.random.default_rng(1).integers(0, len(content), 60):
+        (tmp_path / "case" / "1").write_bytes(content[:cut])
+        assert refusal(tmp_path / "case")[0] <= {
+            "E-DICOM-FORMAT", "E-DICOM-SYNTAX", "E-DICOM-DAMAGED", "E-DICOM-NO-PIXELS", "E-DICOM-LENGTH",
+            "E-DICOM-FRAMES",
+        }  # fmt: skip
+
+
+def test_a_header_without_end_is_not_read(tmp_path, scan, monkeypatch):
+    monkeypatch.setattr("scanseg.data.dicom_frames._MOST_HEADER_BYTES", 2000)
+    write_enhanced(tmp_path / "case" / "1", *scan)
+    assert refusal(tmp_path / "case")[0] == {"E-DICOM-DAMAGED"}
+
+
+def test_segmentations_are_not_written_on_frames(tmp_path, scan):
+    write_enhanced(tmp_path / "case" / "1", *scan)
+    assert read_geometry(tmp_path / "case")[0].header["enhanced"]
+    with pytest.raises(DataError) as caught:
+        read_headers(tmp_path / "case", Limits())
+    assert caught.value.code == "E-SEG-ENHANCED"
+
+
+def test_damaged_headers_are_refused_or_harmless(tmp_path, scan):
+    volume, affine = scan
+    write_enhanced(tmp_path / "whole" / "1", volume, affine)
+    content = (tmp_path / "whole" / "1").read_bytes()
+    end = len(content) - volume.nbytes
+    (tmp_path / "case").mkdir()
+    random = np.random.default_rng(3)
+    accepted = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in random.integers(132, end, random.integers(1, 6)):
+            damaged[place] = random.integers(256)
+        (tmp_path / "case" / "1").write_bytes(damaged)
+        try:
+            found = read_image(tmp_path / "case")
+        except DataError:
+            continue
+        accepted += 1
+        assert found.array.size == volume.size  # a name, a number or a place changed, not how much there is
+    assert 0 < accepted < 300
