@@ -43,6 +43,7 @@ export function downloads(job, result, version, signal) {
     take("mask", t("getMask"), file(() => `${base}/mask${mask.value ? `?format=${mask.value}` : ""}`), mask, sized("mask")),
     take("image", t("getImage"), file(() => `${base}/image?format=${image.value}`), image),
     take("report", t("getReport"), file(() => `${base}/report.html`)),
+    take("report-pdf", t("getReportPdf"), file(() => `${base}/report.pdf`)),
     take("csv", t("getCsv"), async () => save(new Blob([table(result)], { type: "text/csv" }), `${job.id}_measures.csv`)),
     take("json", t("getJson"), async () => save(new Blob([`${JSON.stringify(await get(`${base}/result`, signal), null, 2)}\n`], { type: "application/json" }), `${job.id}_result.json`)),
     result.files.uncertainty && take("uncertainty", t("getUncertainty"), file(() => `${base}/uncertainty`), sized("uncertainty")),

@@ -245,6 +245,7 @@ const TEXTS = {
   getMask: "Mask",
   getImage: "Image",
   getReport: "Report (HTML)",
+  getReportPdf: "Report (PDF)",
   getCsv: "Measurements (CSV)",
   getJson: "Result (JSON)",
   getUncertainty: "Uncertainty map",
