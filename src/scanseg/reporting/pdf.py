@@ -22,6 +22,12 @@ def load_weasyprint() -> ModuleType:
     """
     try:
         return require("weasyprint", extra=_EXTRA, purpose="Writing PDF files")
+    except ImportError as error:
+        raise UsageError(
+            f"Writing PDF files needs WeasyPrint, which cannot be imported ({type(error).__name__}).",
+            code="E-EXTRA-MISSING",
+            hint=f"Run: pip install --force-reinstall 'scanseg[{_EXTRA}]'",
+        ) from error
     except OSError as error:
         raise UsageError(
             "Writing PDF files needs the libraries Pango and HarfBuzz, which cannot be loaded.",
