@@ -3,6 +3,7 @@
 import { get, hasToken, Problem, setToken } from "./api.js";
 import { show as showCase } from "./case.js";
 import { announce, el, put } from "./dom.js";
+import { show as showEvaluate } from "./evaluate.js";
 import { show as showHistory } from "./history.js";
 import { show as showNew } from "./new.js";
 import { problemBox } from "./problem.js";
@@ -23,6 +24,7 @@ async function version() {
 const PAGES = {
   "": { title: "newTitle", show: showNew },
   cases: { title: "caseTitle", show: showCase },
+  evaluate: { title: "evaluateTitle", show: showEvaluate },
   history: { title: "historyTitle", show: showHistory },
 };
 
@@ -76,7 +78,7 @@ function tokenForm(problem) {
 }
 
 function mark(name) {
-  const links = [["", "newTitle"], ["history", "historyTitle"]].map(([page, text]) =>
+  const links = [["", "newTitle"], ["history", "historyTitle"], ["evaluate", "evaluateTitle"]].map(([page, text]) =>
     el("a", { href: `#/${page}`, text: t(text), "aria-current": page === name ? "page" : null }),
   );
   put(document.getElementById("nav"), links);
