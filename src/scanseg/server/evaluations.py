@@ -53,6 +53,11 @@ def evaluate_job(
         (pair / side).mkdir(parents=True)
         ending = path.name[path.name.index(".") :]
         _link(path, pair / side / f"case{ending}")
+    # The labels of the model, also those that are in neither mask; other values are told and not scored.
+    labels = {"background": 0, **{label.name: label.value for label in model.labels}}
+    write_json(
+        pair / "dataset.json", {"labels": labels, "channel_names": {"0": "image"}, "file_ending": ".nii.gz"}
+    )
     try:
         cases, summary = _apart(str(pair), str(result))
     except DatasetError as error:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,18 @@ class Printer:
         return target
 
     async def _asked(self, orders: dict[str, str]) -> dict[str, Any]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "scanseg.server.printing"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+        line = json.dumps(orders | {"limit_s": str(self._limit_s)}).encode() + b"\n"
+        # Not asyncio's own: one that is called off while it starts is waited for without end (Python 3.11).
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scanseg.server.printing"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            line = json.dumps(orders | {"limit_s": str(self._limit_s)}).encode() + b"\n"
-            said, _ = await asyncio.wait_for(process.communicate(line), self._limit_s)
+            said, _ = await asyncio.to_thread(process.communicate, line, self._limit_s)
             found: dict[str, Any] = json.loads(said)
-        except TimeoutError:
+        except subprocess.TimeoutExpired:
             raise Refusal(
                 503,
                 "The PDF could not be made in time.",
@@ -67,10 +68,8 @@ class Printer:
         except ValueError:
             return {"code": "E-PDF-CRASH", "message": "The process that makes PDF files failed.", "hint": ""}
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+            process.kill()
+            process.wait()
         return found
 
 

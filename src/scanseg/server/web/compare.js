@@ -18,7 +18,7 @@ export class WipeViewer {
     this.layouts = Object.keys(this.axes);
     this.at = Object.fromEntries(this.layouts.map((name) => [name, Math.floor(this.axes[name].count / 2)]));
     this.before = context.look.layout;
-    if (!this.layouts.includes(this.before)) context.look.layout = this.layouts.at(-1);
+    if (!this.layouts.includes(this.before)) context.look.layout = this.layouts[0];
     this.other = null;
     this.others = new Map();
     this.cache = new Map();

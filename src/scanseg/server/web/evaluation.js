@@ -87,6 +87,8 @@ function scores(result) {
     el("div.scroll", {}, el("table.scores", {}, el("caption.hidden", { text: t("scores") }),
       el("thead", {}, el("tr", {}, ["label", "whereFound"].map((key) => el("th", { scope: "col", text: t(key) })), heads)),
       el("tbody", {}, rows), result.cases.length > 1 && el("tfoot", {}, means))),
+    result.summary.findings.length > 0 && el("ul.said", {}, result.summary.findings.map((one) =>
+      el("li", { "data-kind": "check" }, el("p", { text: one.text }), el("p.small.code", { text: one.code })))),
     el("p.small", { text: t("nsdTolerance", { mm: result.summary.nsd_tolerance_mm }) }),
     el("div.row", {}, button("json", t("getEvaluationJson"), () => `${JSON.stringify(result, null, 2)}\n`, `${result.id}.json`),
       button("csv", t("getEvaluationCsv"), () => table(result), `${result.id}_cases.csv`)));
