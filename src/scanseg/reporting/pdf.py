@@ -10,9 +10,6 @@ from scanseg.errors import DataError, UsageError
 from scanseg.files import written_aside
 from scanseg.optional import require
 
-_EXTRA = "pdf"
-_LIBRARIES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
-
 
 def load_weasyprint() -> ModuleType:
     """Returns WeasyPrint, which loads Pango and HarfBuzz when it is imported.
@@ -21,18 +18,18 @@ def load_weasyprint() -> ModuleType:
         UsageError: The package is not installed, or the libraries that it draws text with are not.
     """
     try:
-        return require("weasyprint", extra=_EXTRA, purpose="Writing PDF files")
+        return require("weasyprint", extra="pdf", purpose="Writing PDF files")
     except ImportError as error:
         raise UsageError(
             f"Writing PDF files needs WeasyPrint, which cannot be imported ({type(error).__name__}).",
             code="E-EXTRA-MISSING",
-            hint=f"Run: pip install --force-reinstall 'scanseg[{_EXTRA}]'",
+            hint="Run: pip install --force-reinstall 'scanseg[pdf]'",
         ) from error
     except OSError as error:
         raise UsageError(
             "Writing PDF files needs the libraries Pango and HarfBuzz, which cannot be loaded.",
             code="E-PDF-LIBRARY",
-            hint=f"On Debian, as root: apt-get install {_LIBRARIES}",
+            hint="On Debian, as root: apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0",
         ) from error
 
 
