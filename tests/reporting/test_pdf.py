@@ -1,5 +1,6 @@
 """Reports on paper, read back by a small reader of our own."""
 
+import json
 import re
 import socket
 import subprocess
@@ -8,8 +9,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from scanseg import pipeline
+from scanseg.cli.app import app
 from scanseg.errors import DataError, UsageError
 from scanseg.reporting.pdf import load_weasyprint, write_pdf
 from scanseg.server.models import NOTICE
@@ -166,8 +168,12 @@ def test_what_is_missing_is_named(tmp_path: Path, module: str | None, code: str)
 
 
 def test_a_run_has_a_report_for_paper(run_folder: Path) -> None:
-    path = pipeline.report_pdf(run_folder)
-    assert path == run_folder / "report.pdf"
-    text = "".join(page_texts(path.read_bytes()))
+    answer = CliRunner().invoke(app, ["report", str(run_folder), "--pdf", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout) == {
+        "report": str(run_folder / "report.html"),
+        "pdf": str(run_folder / "report.pdf"),
+    }
+    text = "".join(page_texts((run_folder / "report.pdf").read_bytes()))
     assert "Hippocampus" in text
     assert (run_folder / "report.html").is_file()
