@@ -298,7 +298,7 @@ const TEXTS = {
   metric: "Metric",
   meaning: "Meaning",
   emptyRules: "Where a mask is empty",
-  emptyRulesText: "A structure that was missed or invented gets the worst value, so that failing never makes a mean better; the worst distance is the diagonal of the image. One that is in neither mask gives no value.",
+  emptyRulesText: "A structure that was missed or invented gets the worst value, so that failing never makes a mean better; the worst distance is the diagonal of the image. One that is in neither mask gives no value. Metrics that count voxels of the whole image follow their formula: read them beside Dice, never alone.",
   empty_worst: "worst value",
   empty_not_applicable: "no value",
   empty_formula: "by its formula",
