@@ -57,6 +57,7 @@ def pair(visit: Callable[..., Visit], pair_site: Any) -> Visit:
     """The page of that server, with the model chosen."""
     one = visit()
     one.page.wait_for_selector(".tile")
+    one.expected = (f"request to {one.url}",)  # what the page of the other server asked for before
     one.url = pair_site.url
     one.page.goto(f"{pair_site.url}/#token={pair_site.token}")
     one.page.check("#model-pair")
@@ -125,7 +126,7 @@ def test_a_file_is_dragged_onto_a_channel(pair: Visit, pair_site: Any, images: l
     drag_in(page, ".slot >> nth=1 >> .channel", notes)
     page.wait_for_selector(".problem >> text=notes.docx")
     drag_in(page, ".slot >> nth=1 >> .channel", images[2])
-    page.wait_for_selector(".slot >> nth=1 >> text=late.png")
+    page.wait_for_selector(".slot >> nth=1 >> text=late.png", state="attached")
     assert page.locator(".problem").count() == 0
     assert chosen(page) == ["a_0000.png", "late.png"]
     assert sent(page, pair_site) == sums(images[0], images[2])
