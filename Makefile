@@ -6,14 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 RESULTS_ARGS ?=
 FIGURES := build/figures
-SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb
+SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
 
 .PHONY: help demo test test-gpu system-packages lint docs faults figure bench results clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (just over a minute on 2 cores, after the installation)"
 	@echo "make test    install, then run linters, type checks and every test"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU; they are skipped, with the reason, where there is none"
-	@echo "make system-packages  a PACS and a browser for the tests (Debian, as root); without them those tests are skipped"
+	@echo "make system-packages  a PACS, a browser and Pango for the tests (Debian, as root); without them those tests are skipped"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size; their figures as JSON"

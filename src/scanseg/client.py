@@ -160,8 +160,9 @@ class Result:
         return self._client.download(f"/api/v1/predictions/{self.id}/mask?format={wanted}", target)
 
     def save_report(self, path: Path | str) -> Path:
-        """Writes the report, one HTML file. Returns the path."""
-        return self._client.download(f"/api/v1/predictions/{self.id}/report.html", Path(path))
+        """Writes the report, one HTML file, or a PDF where the path ends with .pdf. Returns the path."""
+        ending = "pdf" if Path(path).suffix.lower() == ".pdf" else "html"
+        return self._client.download(f"/api/v1/predictions/{self.id}/report.{ending}", Path(path))
 
     def save_all(self, path: Path | str) -> Path:
         """Writes a zip archive of everything. Returns the path."""

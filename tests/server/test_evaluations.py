@@ -84,6 +84,25 @@ def test_the_numbers_are_those_of_the_verb(evaluate, demo_data, tmp_path) -> Non
     assert (tmp_path / "result" / "cases.csv").is_file()
 
 
+def test_labels_are_those_of_the_model(evaluate, demo_data, tmp_path) -> None:
+    """Also one that is in neither mask, which has no overlap; a value that is no label is told."""
+    import nibabel
+    import numpy as np
+
+    image = nibabel.load(labels(demo_data)[0])
+    values = np.asarray(image.dataobj)
+    for name, table in (("reference", (0, 1, 7)), ("mask", (0, 0, 0))):
+        part = np.array(table, np.uint8)[values]
+        nibabel.save(nibabel.Nifti1Image(part, image.affine), tmp_path / f"{name}.nii.gz")
+    found = evaluate((tmp_path / "mask.nii.gz").read_bytes(), (tmp_path / "reference.nii.gz").read_bytes())
+    assert [(row["name"], row["state"], row["dice"]) for row in found["cases"]] == [
+        ("Anterior", "missed", 0),
+        ("Posterior", "both_empty", None),
+    ]
+    texts = [one["text"] for one in found["summary"]["findings"]]
+    assert texts == ["The reference holds values that are no label and were not scored: 7."]
+
+
 def test_damage_is_named(evaluate, demo_data) -> None:
     sound = labels(demo_data)[0].read_bytes()
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""`scanseg report`: the report of a run again, from its files."""
+"""`scanseg report`: the report of a run again, from its files, also for paper."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from scanseg.cli import options
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     *,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write report.pdf, for paper.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -20,6 +21,11 @@ def report(
     from scanseg.cli.console import Output
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    path = pipeline.report(run)
+    printed = pipeline.report_pdf(run) if pdf else None
+    path = pipeline.report(run) if printed is None else printed.with_suffix(".html")
     out.say(f"Report: {path}")
-    out.result({"report": str(path)})
+    found = {"report": str(path)}
+    if printed is not None:
+        out.say(f"Paper:  {printed}")
+        found["pdf"] = str(printed)
+    out.result(found)

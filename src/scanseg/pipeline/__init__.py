@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scanseg.pipeline.explaining import explain
     from scanseg.pipeline.planning import plan
     from scanseg.pipeline.predicting import predict
-    from scanseg.pipeline.reporting import report
+    from scanseg.pipeline.reporting import report, report_pdf
     from scanseg.pipeline.training import train
 
 _WHERE = {
@@ -29,6 +29,7 @@ _WHERE = {
     "plan": "planning",
     "predict": "predicting",
     "report": "reporting",
+    "report_pdf": "reporting",
     "train": "training",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "report_pdf",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from scanseg.errors import DataError, Error
 from scanseg.server import tools
 from scanseg.server.jobs import Job
 from scanseg.server.predictions import owner
+from scanseg.server.printing import Printer
 from scanseg.server.problems import Refusal
 from scanseg.server.schemas import Snippets
 from scanseg.server.service import Service, result_folder, reviews_csv
@@ -24,7 +26,7 @@ from scanseg.server.snippets import snippets
 TYPES = {
     ".nii.gz": "application/gzip", ".nii": "application/octet-stream", ".nrrd": "application/octet-stream",
     ".mha": "application/octet-stream", ".png": "image/png", ".tif": "image/tiff", ".tiff": "image/tiff",
-    ".dcm": "application/dicom",
+    ".dcm": "application/dicom", ".pdf": "application/pdf",
     ".html": "text/html; charset=utf-8", ".zip": "application/zip", ".json": "application/json",
 }  # fmt: skip
 MASK_FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png", "tif")
@@ -35,6 +37,9 @@ _BINARY: dict[int | str, dict[str, Any]] = {
 _PNG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }
+_PDF: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}}}
+}
 _HTML: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
 
 
@@ -43,6 +48,7 @@ def file_routes(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api/v1")
     _add_results(routes, service)
     _add_files(routes, service)
+    _add_reports(routes, service, Printer())
     _add_pictures(routes, service)
     return routes
 
@@ -150,11 +156,21 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         job = await service.job(job_id, owner(request), "prediction")
         return _found(result_folder(service, job), "preview.png", job)
 
+
+def _add_reports(routes: APIRouter, service: Service, printer: Printer) -> None:
+    base = "/predictions/{job_id}"
+
     @routes.get(f"{base}/report.html", tags=["files"], response_class=FileResponse, responses=_HTML)
     async def report(job_id: str, request: Request) -> FileResponse:
         """Gives the report, one file that needs nothing else."""
         job = await service.job(job_id, owner(request), "prediction")
         return _found(result_folder(service, job), "report.html", job)
+
+    @routes.get(f"{base}/report.pdf", tags=["files"], response_class=FileResponse, responses=_PDF)
+    async def report_pdf(job_id: str, request: Request) -> FileResponse:
+        """Gives the report for paper; 404 where the server has no WeasyPrint."""
+        job = await service.job(job_id, owner(request), "prediction")
+        return _file(await _printed(printer, result_folder(service, job)), f"{job.id}_report.pdf")
 
     @routes.get(f"{base}/all.zip", tags=["files"], response_class=FileResponse, responses=_BINARY)
     async def archive(job_id: str, request: Request) -> FileResponse:
@@ -163,7 +179,10 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         folder = result_folder(service, job)
         path = _cache(folder) / "all.zip"
         if not path.is_file():
-            await service.tools.run(tools.make_zip, str(folder), str(path))
+            more = []
+            with contextlib.suppress(Refusal):  # the rest is worth having without it
+                more.append(str(await _printed(printer, folder)))
+            await service.tools.run(tools.make_zip, str(folder), str(path), more)
         return _file(path, f"{job.id}.zip")
 
 
@@ -218,6 +237,11 @@ def _add_pictures(routes: APIRouter, service: Service) -> None:
         kinds = {"stl": "model/stl", "glb": "model/gltf-binary"}
         head = {"Content-Disposition": f'attachment; filename="{job.id}_{value}.{format}"'}
         return Response(body, media_type=kinds[format], headers=head)
+
+
+async def _printed(printer: Printer, folder: Path) -> Path:
+    """Returns the PDF of a result's report, made once."""
+    return await printer.pdf(folder / "report.html", _cache(folder) / "report.pdf")
 
 
 async def _made(work: Any) -> Any:

@@ -47,12 +47,8 @@ def evaluate_job(
             raise DataError(
                 "The prediction has been erased.", code="E-SERVE-UNKNOWN", hint="Predict the image again."
             )
-    # One stem, so that they are one case.
     pair = scratch / "pair"
-    for side, path in (("masks", mask), ("references", inputs / reference.file)):
-        (pair / side).mkdir(parents=True)
-        ending = path.name[path.name.index(".") :]
-        _link(path, pair / side / f"case{ending}")
+    _lay_out(pair, {"masks": mask, "references": inputs / reference.file}, model)
     try:
         cases, summary = _apart(str(pair), str(result))
     except DatasetError as error:
@@ -72,6 +68,18 @@ def evaluate_job(
         "summary": summary,
     }
     write_json(result / "result.json", _finite(document))
+
+
+def _lay_out(pair: Path, sides: dict[str, Path], model: ServedModel) -> None:
+    """Makes two folders of one case each, and a dataset.json above them with the labels of the model."""
+    for side, path in sides.items():
+        (pair / side).mkdir(parents=True)
+        # One stem, so that they are one case.
+        _link(path, pair / side / f"case{path.name[path.name.index('.') :]}")
+    # Labels that are in neither mask are measured too; other values are told and not scored.
+    labels = {"background": 0, **{label.name: label.value for label in model.labels}}
+    known = {"labels": labels, "channel_names": {"0": "image"}, "file_ending": ".nii.gz"}
+    write_json(pair / "dataset.json", known)
 
 
 def _without_paths(text: str, pair: Path) -> str:

@@ -201,5 +201,6 @@ def _files(folder: Path, base: str) -> dict[str, dict[str, Any]]:
         href = f"{base}/{_ROUTES.get(key, key)}"
         files[key] = {"href": href, "name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
     files["report"] = {"href": f"{base}/report.html", "name": "report.html"}
+    files["report_pdf"] = {"href": f"{base}/report.pdf", "name": "report.pdf"}
     files["zip"] = {"href": f"{base}/all.zip", "name": "all.zip"}
     return files

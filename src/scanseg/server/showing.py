@@ -64,6 +64,7 @@ def _links(job: Job, base: str) -> dict[str, str]:
                 "image": f"{base}/image",
                 "preview": f"{base}/preview.png",
                 "report": f"{base}/report.html",
+                "report_pdf": f"{base}/report.pdf",
                 "zip": f"{base}/all.zip",
                 "snippets": f"{base}/snippets",
                 "review": f"{base}/review",

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,8 +122,8 @@ def make_image(view: str, target: str) -> None:
     write_array(Path(target), image[0] if len(image) == 1 else image, geometry)
 
 
-def make_zip(result: str, target: str) -> None:
-    """Writes an archive of a result without its raw arrays; equal results give equal bytes."""
+def make_zip(result: str, target: str, more: Sequence[str] = ()) -> None:
+    """Writes an archive of a result without its raw arrays, and of `more` files; equal files, equal bytes."""
     folder, path = Path(result), Path(target)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -132,6 +132,8 @@ def make_zip(result: str, target: str) -> None:
                 inside = file.relative_to(folder).as_posix()
                 if file.is_file() and not inside.startswith("view/"):
                     archive.write(file, f"{folder.parent.name}/{inside}")
+            for file in map(Path, more):
+                archive.write(file, f"{folder.parent.name}/{file.name}")
         os.replace(part, path)
         sync_folder(path.parent)
     finally:

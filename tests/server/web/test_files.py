@@ -28,6 +28,8 @@ BUILT = {
         for name in ("tta", "step_size", "probabilities", "uncertainty", "nan_fill", "spacing")
         for end in ("", "_text")
     ],
+    "where": ["present", "missed", "invented", "both_empty"],
+    "empty": ["worst", "not_applicable", "formula"],
     "preset": [f"{name}{end}" for name in ("fast", "balanced", "best") for end in ("", "_text")],
 }
 HEADS = ("label", "size", "pieces", "largest", "score", "uncertaintyShort", "cohort")

@@ -3,6 +3,7 @@
 import { get, hasToken, Problem, setToken } from "./api.js";
 import { show as showCase } from "./case.js";
 import { announce, el, put } from "./dom.js";
+import { show as showEvaluate } from "./evaluate.js";
 import { show as showHistory } from "./history.js";
 import { show as showNew } from "./new.js";
 import { problemBox } from "./problem.js";
@@ -24,6 +25,7 @@ async function version() {
 const PAGES = {
   "": { title: "newTitle", show: showNew },
   cases: { title: "caseTitle", show: showCase },
+  evaluate: { title: "evaluateTitle", show: showEvaluate },
   history: { title: "historyTitle", show: showHistory },
   trainings: { title: "trainingsTitle", show: showTrainings },
 };
@@ -86,7 +88,7 @@ function tokenForm(problem) {
 /** Names the page in the window's title and among the links; trainings have a link where some are watched. */
 function entitle(name) {
   document.title = `${t(PAGES[name].title)} - scanseg`;
-  const shown = [...(hasModels() ? ["", "history"] : []), ...(facts?.trainings ? ["trainings"] : [])];
+  const shown = [...(hasModels() ? ["", "history", "evaluate"] : []), ...(facts?.trainings ? ["trainings"] : [])];
   const links = shown.map((page) => el("a", { href: `#/${page}`, text: t(PAGES[page].title), "aria-current": page === name ? "page" : null }));
   put(document.getElementById("nav"), links);
 }

@@ -81,7 +81,8 @@ function drawResult(body, job, result, version, signal) {
   repeat.addEventListener("toggle", () => repeat.open && snippet.update());
   put(body, el("div.result", {},
     el("div.stack.left", {}, viewer.node, reviewBar(job, signal),
-      el("section.card", {}, el("h2", { text: t("measures") }), measureTable(result), insightList(result))),
+      el("section.card", {}, el("h2", { text: t("measures") }), measureTable(result), insightList(result),
+        el("p.more", {}, el("a.button", { href: `#/evaluate/${job.id}`, id: "to-evaluate", text: t("toEvaluate") })))),
     el("aside.stack.right", { "aria-label": t("findings") },
       quality(result),
       card("labels", labelList(result.labels, look.labels, () => viewer.changed())),

@@ -1,6 +1,7 @@
 // Everything that a prediction made, to take along.
 
 import { bytes, get } from "./api.js";
+import { csv } from "./csv.js";
 import { announce, el, put, save } from "./dom.js";
 import { size, sizeOf } from "./format.js";
 import { problemBox } from "./problem.js";
@@ -43,6 +44,7 @@ export function downloads(job, result, version, signal) {
     take("mask", t("getMask"), file(() => `${base}/mask${mask.value ? `?format=${mask.value}` : ""}`), mask, sized("mask")),
     take("image", t("getImage"), file(() => `${base}/image?format=${image.value}`), image),
     take("report", t("getReport"), file(() => `${base}/report.html`)),
+    take("report-pdf", t("getReportPdf"), file(() => `${base}/report.pdf`)),
     take("csv", t("getCsv"), async () => save(new Blob([table(result)], { type: "text/csv" }), `${job.id}_measures.csv`)),
     take("json", t("getJson"), async () => save(new Blob([`${JSON.stringify(await get(`${base}/result`, signal), null, 2)}\n`], { type: "application/json" }), `${job.id}_result.json`)),
     result.files.uncertainty && take("uncertainty", t("getUncertainty"), file(() => `${base}/uncertainty`), sized("uncertainty")),
@@ -55,18 +57,13 @@ function nameOf(result, key) {
   return result.labels.find((label) => label.value === value)?.name ?? key;
 }
 
-/** Returns the measurements as CSV; texts that a table program would run as a formula are made plain. */
+/** Returns the measurements as CSV. */
 function table(result) {
-  const quote = (value) => {
-    const text = String(value ?? "");
-    const plain = /^[=+\-@\t]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
-    return /[",\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
-  };
   const head = ["value", "name", "size", "unit", "voxels", "components", "largest", "score", "uncertainty", "training_low", "training_high", "training_cases", "percentile"];
   const rows = result.labels.map((label) => {
     const { value, unit, largest } = sizeOf(label);
     const known = label.training ?? {};
     return [label.value, label.name, value, unit, label.voxels, label.components, largest, label.score, label.uncertainty, known.low, known.high, known.cases, known.percentile];
   });
-  return [head, ...rows].map((row) => row.map(quote).join(",")).join("\r\n").concat("\r\n");
+  return csv([head, ...rows]);
 }

@@ -88,13 +88,19 @@ function addFiles(state, files) {
   const known = new Set(state.files.map((file) => `${file.name}/${file.size}/${file.lastModified}`));
   state.refused = [];
   for (const file of files) {
-    if (!endingOf(file.name, state.version.formats)) state.refused.push(t("refusedKind", { name: file.name }));
-    else if (file.size > state.version.limits.upload_bytes) state.refused.push(t("refusedSize", { name: file.name, size: size(file.size) }));
-    else if (file.size === 0) state.refused.push(t("refusedEmpty", { name: file.name }));
+    const refused = refusal(file, state.version);
+    if (refused) state.refused.push(refused);
     else if (!known.has(`${file.name}/${file.size}/${file.lastModified}`)) state.files.push(file);
   }
   state.cases = groupFiles(state.files, state.model.channels.length, state.version.formats);
   announce(t("caseCount", { n: state.cases.length }));
+}
+
+/** Returns why a file is not taken, null if it is. */
+function refusal(file, version) {
+  if (!endingOf(file.name, version.formats)) return t("refusedKind", { name: file.name });
+  if (file.size > version.limits.upload_bytes) return t("refusedSize", { name: file.name, size: size(file.size) });
+  return file.size === 0 ? t("refusedEmpty", { name: file.name }) : null;
 }
 
 function drawFiles(state, parts, draw) {
@@ -124,16 +130,28 @@ function caseRow(state, one, index, channels, draw) {
   if (channels.length === 1 || one.archive) {
     return el("div.file", {}, el("span.name", { text: one.name, title: one.name }), el("span.num", { text: size(one.files[0].size) }), remove);
   }
-  const slots = channels.map((channel, place) => slot(one, channel, place, draw));
+  const slots = channels.map((channel, place) => slot(state, one, channel, place, draw));
   return el("fieldset.slots", {}, el("legend", {}, el("span.name", { text: one.name }), remove), slots,
     isComplete(one) ? null : el("p.error", { text: t("incomplete") }));
 }
 
-/** A place for a channel: files are dragged here from other places, or chosen in the list. */
-function slot(one, channel, place, draw) {
+/** A place for a channel: files are dragged here from other places or from a folder, or chosen in the list. */
+function slot(state, one, channel, place, draw) {
   const file = one.files[place];
   const move = (from) => {
     [one.files[place], one.files[from]] = [one.files[from], one.files[place]];
+    draw();
+  };
+  const take = (dropped) => {
+    if (!dropped) return;
+    // An archive holds all channels; it is no single one.
+    const archive = endingOf(dropped.name, state.version.formats) === "zip" ? t("refusedKind", { name: dropped.name }) : null;
+    const refused = refusal(dropped, state.version) ?? archive;
+    state.refused = refused ? [refused] : [];
+    if (!refused) {
+      state.files = [...state.files.filter((other) => other !== file), dropped];
+      one.files[place] = dropped;
+    }
     draw();
   };
   const choice = el("select", { "aria-label": t("slotChoice", { channel, name: one.name }), on: { change: () => move(Number(choice.value)) } },
@@ -142,12 +160,12 @@ function slot(one, channel, place, draw) {
   const node = el("div.slot", { draggable: file ? "true" : null }, el("span.channel", { text: channel }), choice);
   node.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/x-slot", `${place}`));
   node.addEventListener("dragover", (event) => event.preventDefault());
-  node.addEventListener("drop", (event) => {
-    const from = event.dataTransfer.getData("text/x-slot");
-    if (from === "") return;
+  node.addEventListener("drop", async (event) => {
     event.preventDefault();
     event.stopPropagation();
-    move(Number(from));
+    const from = event.dataTransfer.getData("text/x-slot");
+    if (from !== "") move(Number(from));
+    else take((await droppedFiles(event.dataTransfer))[0]);
   });
   return node;
 }

@@ -1,4 +1,4 @@
-// The viewer: a tool bar around one of two drawings, NiiVue on the graphics card or slices drawn by the server.
+// The viewer: a tool bar around NiiVue on the graphics card, slices drawn by the server, or a comparison of such slices.
 
 import { bytes } from "./api.js";
 import { el, icon, put, save } from "./dom.js";
@@ -54,6 +54,7 @@ export function makeViewer(job, result, look, signal) {
   const context = { job, result, look, signal, tell: (text) => { place.textContent = text || "\u00a0"; }, fail, lost };
   let drawing = null;
   let kind = possible[0];
+  let before = kind;
   let waits = false;
   const viewer = { node: el("section.viewer.card", { "aria-label": t("viewer") }, bar, said, host, place), ready: null, changed, goTo, destroy };
 
@@ -72,6 +73,7 @@ export function makeViewer(job, result, look, signal) {
   }
 
   async function open(wanted) {
+    if (kind !== "compare") before = kind;
     kind = wanted;
     drawing?.destroy();
     put(said);
@@ -88,6 +90,11 @@ export function makeViewer(job, result, look, signal) {
         noVolume();
         kind = "slices";
       }
+    }
+    if (kind === "compare") {
+      const { WipeViewer } = await import("./compare.js");
+      drawing = new WipeViewer(host, context);
+      await drawing.ready;
     }
     if (kind === "slices") {
       drawing = new SliceViewer(host, context);
@@ -125,6 +132,7 @@ export function makeViewer(job, result, look, signal) {
     };
     const layouts = drawing.layouts.map((name) => [name, t(`layout_${name}`)]);
     const windows = Object.keys(view.windows).map((name) => [name, t(`window_${name.replace(" ", "_")}`)]);
+    const held = bar.contains(document.activeElement) ? document.activeElement.id : "";
     put(bar,
       layouts.length > 1 && choice("layout", t("layout"), layouts, look.layout, (value) => { look.layout = value; changed(); }),
       !view.colour && choice("window", t("window"), windows, look.windowName, (value) => {
@@ -137,9 +145,11 @@ export function makeViewer(job, result, look, signal) {
       }),
       view.uncertainty && toggle(t("uncertainty"), look.uncertainty, (on) => { look.uncertainty = on; changed(); }, "uncertainty-toggle"),
       drawing.measure && toggle(t("measure"), false, (on) => drawing.measure(on), "measure"),
+      toggle(t("compare"), kind === "compare", (on) => open(on ? "compare" : before).catch(fail), "compare"),
       el("span.space"),
-      possible.length > 1 && el("button.quiet", { type: "button", id: "viewer-kind", text: t(kind === "volume" ? "toSlices" : "toVolume"), on: { click: () => open(kind === "volume" ? "slices" : "volume").catch(fail) } }),
+      possible.length > 1 && kind !== "compare" && el("button.quiet", { type: "button", id: "viewer-kind", text: t(kind === "volume" ? "toSlices" : "toVolume"), on: { click: () => open(kind === "volume" ? "slices" : "volume").catch(fail) } }),
       el("button.quiet", { type: "button", id: "screenshot", on: { click: () => screenshot().catch(fail) } }, icon("camera"), t("screenshot")));
+    if (held) document.getElementById(held)?.focus();
   }
 
   async function screenshot() {
