@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scanseg.evaluation.size_interval import COVERAGE, SizeCalibration
 from scanseg.files import sha256
 from scanseg.server.models import NOTICE, ServedModel
 from scanseg.server.next_steps import Table, apply_tables, tables_for
@@ -73,8 +74,18 @@ def _label(entry: dict[str, Any], model: ServedModel) -> dict[str, Any]:
     return {
         **entry,
         "colour": model.colours.get(entry["value"], "#E69F00"),
+        "interval": _interval(_size(entry), model.calibration.get(entry["value"])),
         "training": _compared(_size(entry), model.cohort.get(entry["value"]), model.size_unit),
     }
+
+
+def _interval(size: float, calibration: SizeCalibration | None) -> dict[str, Any] | None:
+    """Returns between which sizes the true one lies, in the unit of the size; None where nobody knows."""
+    found = calibration.interval(size) if calibration is not None and size else None
+    if calibration is None or found is None:
+        return None
+    low, high = (float(f"{bound:.4g}") for bound in found)
+    return {"low": low, "high": high, "coverage": COVERAGE, "patients": calibration.groups}
 
 
 def _size(entry: dict[str, Any]) -> float:

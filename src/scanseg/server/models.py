@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scanseg.errors import DataError, ModelError
+from scanseg.evaluation.cases_file import read_cases
+from scanseg.evaluation.pair import Row
+from scanseg.evaluation.size_interval import SizeCalibration
 from scanseg.files import read_json
 from scanseg.reporting.palette import label_colours
 from scanseg.types import Label
@@ -28,6 +32,7 @@ class ServedModel:
         cohort: Label value -> sizes of the training labels, sorted; empty if the run does not hold them.
         size_unit: `ml`, `mm2` or `px` of the cohort.
         validation: Label name -> mean Dice on held-out cases; empty without.
+        calibration: Label value -> how far sizes were off in held-out cases.
     """
 
     id: str
@@ -46,6 +51,7 @@ class ServedModel:
     size_unit: str
     validation: dict[str, float]
     validation_cases: int
+    calibration: dict[int, SizeCalibration]
     spacing_range: dict[str, list[float]] | None
     folds: int
 
@@ -95,7 +101,7 @@ def describe_model(model_id: str, run: Path) -> ServedModel:
         ) from error
     dataset = _optional(folders[0] / "dataset.json")
     cohort, unit = _cohort(_optional(folders[0] / "check.json"), labels)
-    validation, cases = _validation(folders)
+    held_out = _held_out(folders)
     return ServedModel(
         id=model_id,
         run=run,
@@ -111,8 +117,9 @@ def describe_model(model_id: str, run: Path) -> ServedModel:
         modality=str(dataset.get("modality") or ""),
         cohort=cohort,
         size_unit=unit,
-        validation=validation,
-        validation_cases=cases,
+        validation=_mean_dice(held_out),
+        validation_cases=len({row["case_id"] for row in held_out}),
+        calibration={label.value: SizeCalibration.of(held_out, label.value) for label in labels},
         spacing_range=_spacings(_optional(folders[0] / "check.json")),
         folds=len(folders),
     )
@@ -160,22 +167,21 @@ def _cohort(check: dict[str, Any], labels: Sequence[Label]) -> tuple[dict[int, l
     return {value: sorted(sizes) for value, sizes in found.items() if sizes}, names.get(str(unit), "px")
 
 
-def _validation(folders: Sequence[Path]) -> tuple[dict[str, float], int]:
-    """Returns the mean Dice of each label over the held-out cases of all folds, and their number."""
-    scores: dict[str, list[float]] = {}
-    cases: set[str] = set()
+def _held_out(folders: Sequence[Path]) -> list[Row]:
+    """Returns the scores of the held-out cases of all folds, none where a table is missing or damaged."""
+    rows: list[Row] = []
     for folder in folders:
-        path = folder / "validation" / "cases.csv"
-        if not path.is_file():
-            continue
-        with open(path, newline="", encoding="utf-8", errors="replace") as stream:
-            for row in csv.DictReader(stream):
-                cases.add(f"{folder.name}/{row.get('case_id')}")
-                try:
-                    scores.setdefault(str(row["name"]), []).append(float(row["dice"]))
-                except (KeyError, TypeError, ValueError):
-                    continue
-    return {name: round(sum(v) / len(v), 4) for name, v in scores.items()}, len(cases)
+        with contextlib.suppress(DataError):
+            rows += read_cases(folder / "validation" / "cases.csv")
+    return rows
+
+
+def _mean_dice(rows: Sequence[Row]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if not math.isnan(dice := row.get("dice", math.nan)):
+            scores.setdefault(row["name"], []).append(dice)
+    return {name: round(sum(values) / len(values), 4) for name, values in scores.items()}
 
 
 def _spacings(check: dict[str, Any]) -> dict[str, list[float]] | None:

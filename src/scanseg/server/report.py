@@ -59,6 +59,11 @@ def _size(label: dict[str, Any]) -> tuple[float, str]:
     return float(label["voxels"]), "voxels"
 
 
+def _interval(label: dict[str, Any]) -> str:
+    found = label["interval"]
+    return "" if found is None else f" ({found['low']:.3g} to {found['high']:.3g})"
+
+
 def _rows(document: dict[str, Any]) -> list[list[str]]:
     rows = []
     for label in document["labels"]:
@@ -68,7 +73,7 @@ def _rows(document: dict[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 str(label["name"]),
-                f"{_size(label)[0]:.3g}",
+                f"{_size(label)[0]:.3g}{_interval(label)}",
                 str(label["components"]),
                 f"{largest:.3g}",
                 "yes" if label["touches_border"] else "no",

@@ -18,9 +18,17 @@ function measures(label) {
   const { value, unit, largest } = sizeOf(label);
   const cell = (text) => el("td.num", { text });
   return el("tr", {}, el("th", { scope: "row" }, labelChip(label)),
-    cell(`${number(value)} ${unit}`), cell(String(label.components)), cell(largest === null || largest === undefined ? "-" : `${number(largest)} ${unit}`),
+    sizeCell(label, value, unit), cell(String(label.components)), cell(largest === null || largest === undefined ? "-" : `${number(largest)} ${unit}`),
     cell(number(label.score, 2)), cell(number(label.uncertainty, 2)),
     el("td.cohort", {}, label.training ? cohort(label.training, value) : el("span.small", { text: t("noCohort") })));
+}
+
+/** Returns the size, and below it between which sizes the true one lies where that is known. */
+function sizeCell(label, value, unit) {
+  const found = label.interval;
+  const between = found && t("interval", { low: number(found.low), high: number(found.high) });
+  return el("td.num", {}, el("div", { text: `${number(value)} ${unit}` }),
+    found && el("div.small", { text: between, title: t("interval_title", { coverage: Math.round(100 * found.coverage), n: found.patients }) }));
 }
 
 /** Returns a small histogram of the training sizes with a mark where this one lies. */

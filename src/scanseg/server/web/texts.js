@@ -208,6 +208,8 @@ const TEXTS = {
   score_title: "Mean probability inside the mask; not calibrated",
   uncertaintyShort: "Uncertainty",
   uncertaintyShort_title: "Mean entropy inside the mask, 0 to 1",
+  interval: "{low} to {high}",
+  interval_title: "The true size lies here in {coverage} of 100 patients like the {n} held-out ones; for other patients and scanners nobody knows",
   cohort: "Among the training cases",
   cohort_title: "Where this size lies among the sizes that the model was trained on; these are not healthy people",
   cohortText: "{value} {unit}; training {low} to {high} {unit} in {n} cases, percentile {percentile}",
