@@ -89,7 +89,7 @@ def test_a_comparison_holds_scores_costs_and_files(runs, tmp_path) -> None:
     for text in (page, latex):
         assert "0/0/7" in text
         assert "HD95 (mm)" in text
-    assert page.count("| --- |") == 2 * 3 + 1  # two metrics, mean and two labels, and the costs
+    assert page.count("\n| --- |") == 2 * 3 + 1  # two metrics, mean and two labels, and the costs
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
