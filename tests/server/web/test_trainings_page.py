@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import shown_runs
+
 pytestmark = pytest.mark.timeout(400)
 # How many points the curve has.
 POINTS = "document.querySelector('#chart-loss [data-line=first]')?.getAttribute('d')?.split('L').length ?? 0"
@@ -172,3 +174,12 @@ def test_missing_values_are_gaps(visit) -> None:
     script = "async (points) => (await import('/web/curves.js')).pathOf(points)"
     points = [[0, 1], [1, 2], [2, None], [3, 4.25]]
     assert visit().page.evaluate(script, points) == "M0.0 1.0L1.0 2.0M3.0 4.3"
+
+
+@pytest.mark.skipif(not shown_runs(), reason="writes a picture only where SCANSEG_PAGE_IMAGES names runs")
+def test_a_picture_for_the_documents(launch, watch: Callable[..., Any], tmp_path: Path) -> None:
+    server = watch(tmp_path, shown_runs()[0])
+    page = launch(False).new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{server.url}/#token={server.token}")
+    page.wait_for_selector("#chart-loss [data-line=first]")
+    page.screenshot(path=Path(__file__).parents[3] / "docs" / "images" / "serve-training.png")
