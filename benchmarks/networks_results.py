@@ -331,7 +331,8 @@ def _each(what: str, work: Callable[[Job], str], todo: Sequence[Job], at_once: i
             left = f"{eta(done) / 60:.0f} min left" if done < len(todo) else "all"
             _say(f"[{done}/{len(todo)}] {what}: {job.key}{': ' if reason else ''}{reason} ({left})")
             if reason:
-                failures[job.key] = reason
+                unfinished = f"{job.task.key} {job.contender.name}, time of a step"
+                failures[job.key if what == "trained" else unfinished] = reason
     return failures
 
 

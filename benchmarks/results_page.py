@@ -48,8 +48,8 @@ def _section(key: str, document: Mapping[str, Any]) -> list[str]:
         runs = f"{len(compared['runs'][name]['members'])} of {document['planned'][name]}"
         rows.append([name, options or "as published", own, runs])
     parts.append(as_markdown(["contender", "options", "of its own in the recipe", "seeds"], rows))
-    failed = [f"- {name}: {reason}" for name, reason in document["failures"].items()]
-    parts += ["Not finished:\n", "\n".join(failed) + "\n"] if failed else []
+    if document["failures"]:
+        parts += ["Not finished:\n", _unfinished(document["failures"])]
     notes = [note for note in reading_notes(compared) if not note.startswith("s/step:")]
     if document["pace_threads"]:
         notes.append(
@@ -59,3 +59,11 @@ def _section(key: str, document: Mapping[str, Any]) -> list[str]:
     parts.append("".join(f"- {note}\n" for note in notes))
     parts.append(f"![Differences to {compared['baseline']}, case by case](results_{key}.png)\n")
     return parts
+
+
+def _unfinished(failures: Mapping[str, str]) -> str:
+    """Returns a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        by_reason.setdefault(reason, []).append(name.partition(" ")[2])
+    return "".join(f"- {reason}: {'; '.join(names)}\n" for reason, names in by_reason.items())

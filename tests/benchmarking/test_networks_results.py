@@ -136,7 +136,7 @@ def test_the_page_comes_from_finished_runs(script: ModuleType, demo_data: Path, 
     page = (tmp_path / "pages" / "results.md").read_text()
     written = json.loads((tmp_path / "pages" / "results_3d.json").read_text())
     assert script.results_page({"3d": written}) == page
-    assert "3d umamba_bot seed 1: stopped" in page
+    assert "- stopped: umamba_bot seed 1\n" in page
     costs = {name: facts["costs"] for name, facts in document["comparison"]["runs"].items()}
     assert [costs[name]["seconds_per_step"] for name in ("nnunet_plain", "umamba_bot")] == [0.625, None]
     assert "with 2 threads that had the machine for themselves" in page
