@@ -58,12 +58,12 @@ def run(settings: Settings, *, on_listening: Callable[[Address], None]) -> None:
         DataError: The store is damaged, or another server has the folder.
         UsageError: The folder or the address cannot be used.
     """
-    set_process_limits()
     prepare_folder(settings.data)
     lock = lock_data(settings.data)
     service: Service | None = None
     try:
         app, service = make_app(settings)
+        set_process_limits()
         if service.intake is not None:
             service.intake.open()
 
