@@ -218,14 +218,7 @@ def _add_watch(routes: APIRouter, service: Service, kind: str) -> None:
         """Sends the state at every change, as server-sent events."""
         who = owner(request)
         await service.job(job_id, who, kind)
-        if service.streams[who] >= service.settings.limits.streams:
-            raise Refusal(
-                429,
-                f"You have {service.streams[who]} open event streams.",
-                code="E-SERVE-STREAMS",
-                hint="Close some.",
-                headers={"Retry-After": "10"},
-            )
+        service.check_streams(who)
         return StreamingResponse(
             _events(service, job_id, who), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
         )

@@ -167,6 +167,17 @@ class Service:
             )
         await self.check_room_bytes(owner, coming_bytes)
 
+    def check_streams(self, owner: str) -> None:
+        """Raises a 429 refusal if an owner has too many open event streams."""
+        if self.streams[owner] >= self.settings.limits.streams:
+            raise Refusal(
+                429,
+                f"You have {self.streams[owner]} open event streams.",
+                code="E-SERVE-STREAMS",
+                hint="Close some.",
+                headers={"Retry-After": "10"},
+            )
+
     async def check_room_bytes(self, owner: str, coming_bytes: int) -> None:
         """Raises a 429 refusal if an owner would have too many bytes on the disk."""
         if await self.store("stored_bytes", owner) + coming_bytes > self.settings.limits.stored_bytes:

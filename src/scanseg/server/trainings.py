@@ -170,14 +170,7 @@ def training_routes(service: Service, trainings: Trainings) -> APIRouter:
         """Sends the state at every change with the epochs that are new, as server-sent events."""
         who = owner(request)
         await trainings.curves(training_id, 0)
-        if service.streams[who] >= service.settings.limits.streams:
-            raise Refusal(
-                429,
-                f"You have {service.streams[who]} open event streams.",
-                code="E-SERVE-STREAMS",
-                hint="Close some.",
-                headers={"Retry-After": "10"},
-            )
+        service.check_streams(who)
         return StreamingResponse(
             _events(service, trainings, training_id, who),
             media_type="text/event-stream",

@@ -3,7 +3,7 @@
 import { get, send, upload } from "./api.js";
 import { announce, el, icon, put } from "./dom.js";
 import { showEvaluation } from "./evaluation.js";
-import { droppedFiles } from "./files.js";
+import { acceptDrops } from "./files.js";
 import { size, when } from "./format.js";
 import { problemBox } from "./problem.js";
 import { t } from "./texts.js";
@@ -102,15 +102,6 @@ function filePlace(id, text, version, onFile) {
   } } });
   const zone = el("div.drop.one", { role: "group", "aria-label": text, "data-place": id },
     el("p.big", {}, icon("upload"), text), el("label.button", {}, field, t("chooseFile")), chosen);
-  const light = (on) => (event) => {
-    event.preventDefault();
-    zone.classList.toggle("over", on);
-  };
-  zone.addEventListener("dragover", light(true));
-  zone.addEventListener("dragleave", light(false));
-  zone.addEventListener("drop", async (event) => {
-    light(false)(event);
-    take((await droppedFiles(event.dataTransfer))[0]);
-  });
+  acceptDrops(zone, (files) => take(files[0]));
   return { node: zone };
 }

@@ -53,6 +53,20 @@ export async function droppedFiles(transfer) {
   return found;
 }
 
+/** Gives the files that are dropped on an element to `take`; the element is lit while they hang over it. */
+export function acceptDrops(zone, take) {
+  const light = (on) => (event) => {
+    event.preventDefault();
+    zone.classList.toggle("over", on);
+  };
+  zone.addEventListener("dragover", light(true));
+  zone.addEventListener("dragleave", light(false));
+  zone.addEventListener("drop", async (event) => {
+    light(false)(event);
+    take(await droppedFiles(event.dataTransfer));
+  });
+}
+
 async function collect(entry, found) {
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject));

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { announce, el, icon, put } from "./dom.js";
-import { droppedFiles, endingOf, groupFiles, isComplete } from "./files.js";
+import { acceptDrops, droppedFiles, endingOf, groupFiles, isComplete } from "./files.js";
 import { size } from "./format.js";
 import { modelCards } from "./models.js";
 import { optionsForm } from "./options.js";
@@ -71,16 +71,7 @@ function dropZone(state, draw) {
     el("div.row.center", {}, input({ id: "choose-files" }, t("chooseFiles")), input({ webkitdirectory: true, id: "choose-folder" }, t("chooseFolder"))),
     el("p.small", { text: t("formats", { list: state.version.formats.join(", "), most: size(state.version.limits.upload_bytes) }) }),
     el("p.small", { text: t("stays") }));
-  const light = (on) => (event) => {
-    event.preventDefault();
-    zone.classList.toggle("over", on);
-  };
-  zone.addEventListener("dragover", light(true));
-  zone.addEventListener("dragleave", light(false));
-  zone.addEventListener("drop", async (event) => {
-    light(false)(event);
-    take(await droppedFiles(event.dataTransfer));
-  });
+  acceptDrops(zone, take);
   return zone;
 }
 
