@@ -36,10 +36,7 @@ def listen(
             show_default=False,
         ),
     ] = None,
-    send_secret: Annotated[
-        Path | None,
-        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
-    ] = None,
+    send_secret: options.SendSecret = None,
     inbox: Annotated[
         Path, typer.Option("--inbox", help="Folder for what is received; failed series stay in it.")
     ] = Path("dicom-inbox"),

@@ -42,3 +42,7 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details, and tracebacks of errors.")]
+SendSecret = Annotated[
+    Path | None,
+    typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
+]

@@ -91,10 +91,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    send_secret: Annotated[
-        Path | None,
-        typer.Option("--send-secret", help="File with the token, or name:password, of a DICOMweb service."),
-    ] = None,
+    send_secret: options.SendSecret = None,
     dicom_tls_cert: Annotated[
         Path | None,
         typer.Option("--dicom-tls-cert", help="Certificate of the receiver (PEM): DICOM is encrypted."),
