@@ -4,7 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from scanseg.dicomnet.outbox import Outbox
+from scanseg.dicomnet.peers import Peer
+from scanseg.dicomnet.send import send_files
 from scanseg.errors import Error
 
 
@@ -48,3 +52,22 @@ def test_a_refused_file_keeps_no_other_back(tmp_path):
     assert soon(lambda: sorted(peer.taken) == ["b", "c"])
     box.stop()
     assert [path.stem for path in tmp_path.glob("*.dcm")] == ["a"]
+
+
+def test_a_damaged_file_ends_nothing(tmp_path, caplog):
+    """It is named by its place in the log, and what comes later is sent as ever."""
+    pytest.importorskip("pynetdicom", reason="DICOM networking needs pip install 'scanseg[dicom]'")
+    (tmp_path / "a.dcm").write_bytes(b"whole, but no DICOM")
+    taken = []
+
+    def send(paths: Sequence[Path]) -> None:
+        if paths[0].stem == "a":
+            send_files(paths, Peer("NOBODY", "127.0.0.1", 1))
+        taken.append(paths[0].stem)
+
+    box = Outbox(tmp_path, send, first_wait_s=0.01)
+    assert soon(lambda: "a is not sent yet. A file that was to be sent is damaged" in caplog.text)
+    (tmp_path / "b.dcm").write_bytes(b"1")
+    assert soon(lambda: taken == ["b"])
+    box.stop()
+    assert (tmp_path / "a.dcm").exists()

@@ -53,17 +53,15 @@ def send_files(
         tls: Encrypts, shows our certificate, and checks that of the peer, which must name its host.
 
     Raises:
-        Error: The peer cannot be reached, has another certificate, does not take their kind, or refuses one.
+        Error: The peer cannot be reached, has another certificate, does not take their kind, or refuses one;
+            or a file is damaged, and then none is sent.
         UsageError: pynetdicom is not installed.
     """
     require("pynetdicom", extra="dicom", purpose="Sending DICOM")
-    from pydicom import dcmread
-
     kinds: dict[str, set[str]] = {}
     for path in paths:
-        with quiet():
-            meta = dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
-        kinds.setdefault(str(meta.MediaStorageSOPClassUID), set()).add(str(meta.TransferSyntaxUID))
+        kind, syntax = _kind_and_syntax(path)
+        kinds.setdefault(kind, set()).add(syntax)
     # One syntax a context: the peer then cannot choose one that a file does not have.
     contexts = [(kind, [syntax]) for kind, syntaxes in kinds.items() for syntax in sorted(syntaxes)]
     with _association(peer, ae_title, timeout_s, contexts, tls) as association:
@@ -77,6 +75,24 @@ def send_files(
                 raise _failed(peer, "stopped answering")
             if status.Status != 0 and status.Status not in _WARNINGS:
                 raise _failed(peer, f"refused a file with status 0x{status.Status:04X}")
+
+
+def _kind_and_syntax(path: Path) -> tuple[str, str]:
+    """Returns what the file meta information says."""
+    from pydicom import dcmread
+
+    try:
+        with quiet():
+            meta = dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta
+            return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+    except OSError:
+        raise
+    except Exception:  # pydicom raises many kinds of them where a file is damaged
+        raise Error(
+            "A file that was to be sent is damaged, or no DICOM file.",
+            code="E-DICOM-DAMAGED",
+            hint="Make it again, or delete it; the others can be sent without it.",
+        ) from None
 
 
 @contextmanager
