@@ -3,8 +3,10 @@
 Run as a script: python two_processes.py RANK FILE_FOR_THE_RENDEZVOUS
 """
 
+import faulthandler
 import json
 import math
+import os
 import sys
 from datetime import timedelta
 
@@ -18,13 +20,17 @@ from scanseg.optim import SAM, create_optimizer, parameter_groups
 from scanseg.training.step import train_step
 
 
-def main(rank: int, rendezvous: str) -> dict:
+def main(rank: int, rendezvous: str) -> None:
+    # Where it waits for ever, it says where, in time for the test to show it.
+    faulthandler.dump_traceback_later(150, exit=True)
+    # Else the host's name is looked up.
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=150),
+        timeout=timedelta(seconds=90),
     )
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -54,9 +60,10 @@ def main(rank: int, rendezvous: str) -> dict:
         moved = [name for name, value in parameters.items() if not torch.equal(value, before[name])]
         steps.append({"made": result.made, "exchanges": len(exchanges), "moved": moved})
     ends = {name: value.flatten().tolist() for name, value in parameters.items()}
+    sys.stdout.write(json.dumps({"steps": steps, "ends": ends}))
+    sys.stdout.flush()
     torch.distributed.destroy_process_group()
-    return {"steps": steps, "ends": ends}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(int(sys.argv[1]), sys.argv[2])))
+    main(int(sys.argv[1]), sys.argv[2])
