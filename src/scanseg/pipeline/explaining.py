@@ -133,6 +133,18 @@ def _explain_output(
 
 
 def _explain_scans(readings: ScanReadings, folder: Path, case_id: str) -> tuple[list[Path], dict[str, Any]]:
+    border = border_mask(readings.classes)
+    alphas = readings.alphas
+    mean = dict(zip(readings.scans, map(float, alphas.mean(axis=0)), strict=True)) if alphas.size else {}
+    return _draw_scans(readings, folder, case_id), {
+        "names": list(readings.scans),
+        "window": list(readings.window.shape[1:]),
+        "blocks": [_block_numbers(block, readings, border) for block in readings.blocks],
+        "alphas": {"mean": mean, "by_block": alphas.tolist()},
+    }
+
+
+def _draw_scans(readings: ScanReadings, folder: Path, case_id: str) -> list[Path]:
     image, classes, cut = _flat(readings)
     maps = [
         TokenMap(
@@ -142,42 +154,16 @@ def _explain_scans(readings: ScanReadings, folder: Path, case_id: str) -> tuple[
         )
         for block in readings.blocks
     ]
-    pictures = [
-        uncertainty_figure(
-            image,
-            classes,
-            maps,
-            folder / "uncertainty.png",
-            title=f"{case_id}: channel uncertainty of every block",
-        )
-    ]
+    title = f"{case_id}: channel uncertainty of every block"
+    pictures = [uncertainty_figure(image, classes, maps, folder / "uncertainty.png", title=title)]
     # The finest of the encoder, the coarsest, and the last of the decoder; parts of volumes have no order of
     # their own, so the orders of volumes are shown as numbers only.
     if readings.classes.ndim == 2:
         sizes = [block.uncertainty.size for block in readings.blocks]
-        chosen = dict.fromkeys((0, sizes.index(min(sizes)), len(maps) - 1))
-        pictures.append(
-            order_figure(
-                image,
-                [maps[place] for place in chosen],
-                readings.scans,
-                folder / "order.png",
-                title=f"{case_id}: order of reading: dark, white dots first; bright, pink dots last",
-            )
-        )
-    border = border_mask(readings.classes)
-    alphas = readings.alphas
-    return pictures, {
-        "names": list(readings.scans),
-        "window": list(readings.window.shape[1:]),
-        "blocks": [_block_numbers(block, readings, border) for block in readings.blocks],
-        "alphas": {
-            "mean": dict(zip(readings.scans, map(float, alphas.mean(axis=0)), strict=True))
-            if alphas.size
-            else {},
-            "by_block": alphas.tolist(),
-        },
-    }
+        chosen = [maps[place] for place in dict.fromkeys((0, sizes.index(min(sizes)), len(maps) - 1))]
+        title = f"{case_id}: order of reading: dark, white dots first; bright, pink dots last"
+        pictures.append(order_figure(image, chosen, readings.scans, folder / "order.png", title=title))
+    return pictures
 
 
 def _flat(readings: ScanReadings) -> tuple[Array, Array, Any]:

@@ -239,40 +239,40 @@ def data_section(run: RunFiles) -> Section:
         "citation": run.dataset.get("citation"),
     }
     section.facts = [(name, str(value)) for name, value in facts.items() if value not in (None, "", 0)]
-    labels = statistics.get("labels") or []
-    if labels:
-        unit = statistics.get("size_unit", "")
-        rows = [
-            (
-                entry.get("name", ""),
-                str(entry.get("value", "")),
-                str(entry.get("cases", "")),
-                short_number(entry.get("median_size")),
-            )
-            for entry in labels
-        ]
-        columns = [
-            "label",
-            "value",
-            "cases with it",
-            f"median size ({unit_power(unit)})" if unit else "median size",
-        ]
-        section.tables.append(Table(columns, [*rows], numeric=1))
-    findings = run.check.get("findings") or []
-    if findings:
-        levels = Counter(finding.get("level") for finding in findings)
-        title = "Findings of the check: " + ", ".join(f"{n} {level}" for level, n in levels.items())
-        shown = [
-            (f.get("level", ""), f.get("case_id", ""), f.get("text", ""), f.get("code", ""))
-            for f in findings[:_MOST_ROWS]
-        ]
-        left_out = max(0, len(findings) - _MOST_ROWS)
-        table = Table(["level", "case", "finding", "code"], [*shown], left_out=left_out, keyed=False)
-        section.folded.append((title, table))
+    if statistics.get("labels"):
+        section.tables.append(_labels_table(statistics["labels"], statistics.get("size_unit", "")))
+    if run.check.get("findings"):
+        section.folded.append(_findings_table(run.check["findings"]))
     elif run.check:
         section.texts.append("The check found nothing to complain about.")
     section.folded += _case_tables(run)
     return section
+
+
+def _labels_table(labels: Sequence[Mapping[str, Any]], unit: str) -> Table:
+    median = f"median size ({unit_power(unit)})" if unit else "median size"
+    rows = [
+        (
+            entry.get("name", ""),
+            str(entry.get("value", "")),
+            str(entry.get("cases", "")),
+            short_number(entry.get("median_size")),
+        )
+        for entry in labels
+    ]
+    return Table(["label", "value", "cases with it", median], [*rows], numeric=1)
+
+
+def _findings_table(findings: Sequence[Mapping[str, Any]]) -> tuple[str, Table]:
+    """Returns a title with their number by level, and the first of them."""
+    levels = Counter(finding.get("level") for finding in findings)
+    title = "Findings of the check: " + ", ".join(f"{n} {level}" for level, n in levels.items())
+    shown = [
+        (f.get("level", ""), f.get("case_id", ""), f.get("text", ""), f.get("code", ""))
+        for f in findings[:_MOST_ROWS]
+    ]
+    left_out = max(0, len(findings) - _MOST_ROWS)
+    return title, Table(["level", "case", "finding", "code"], [*shown], left_out=left_out, keyed=False)
 
 
 def plan_section(run: RunFiles) -> Section:
