@@ -106,6 +106,12 @@ class Training:
         return None if found is None else float(found)
 
     @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory that it has used; None while that is not known."""
+        found = self.facts["memory"]
+        return None if found is None else int(found["peak_bytes"])
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One record an epoch, as in metrics.jsonl; empty in lists, which carry no curves."""
         return list(self.facts.get("metrics", []))
@@ -373,6 +379,17 @@ class Client:
         """Returns a training with its curves, or only with the epochs after `after`."""
         path = f"/api/v1/trainings/{quote(training_id, safe='')}"
         return Training(self._json("GET", path, params={"after": after}))
+
+    def save_samples(self, training_id: str, path: Path | str) -> Path:
+        """Writes a PNG of held-out patches as the network segmented them after its newest epoch.
+
+        Returns:
+            The path.
+
+        Raises:
+            ServiceError: There is no such training, or it has no picture yet.
+        """
+        return self.download(f"/api/v1/trainings/{quote(training_id, safe='')}/samples.png", Path(path))
 
     def stop_training(self, training_id: str) -> Training:
         """Asks a training to end as Ctrl-C does: its step is saved, and the same command continues it.
