@@ -17,6 +17,7 @@ from scanseg.reporting.palette import label_colours, rgb
 from scanseg.types import Array, Label, PatchSample
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
@@ -55,21 +56,30 @@ def samples_figure(
     Raises:
         UsageError: There is no sample, or there are more than four.
     """
-    from PIL import Image, ImageDraw
-
     if not 1 <= len(samples) <= 4:
         raise UsageError(
             f"A picture of samples has one to four of them, got {len(samples)}.", code="E-FIGURE-SAMPLES"
         )
     colours = list(label_colours(labels).values())
     rows = [
-        [_tile(sample.image, indices(sample), colours, spacing) for sample in samples]
-        for indices in (lambda sample: sample.truth, lambda sample: sample.prediction)
+        [_tile(sample.image, sample.truth, colours, spacing) for sample in samples],
+        [_tile(sample.image, sample.prediction, colours, spacing) for sample in samples],
     ]
     width = max(_LEAST_WIDTH, _GAP + sum(tile.shape[1] + _GAP for tile in rows[0]))
-    entries = _placed(labels, colours, width)
+    stream = io.BytesIO()
+    _composed(rows, _placed(labels, colours, width), title, width).save(stream, "PNG", compress_level=3)
+    write_bytes(Path(path), stream.getvalue())
+    return Path(path)
+
+
+def _composed(
+    rows: Sequence[Sequence[Array]], entries: Sequence[tuple[int, int, str, str]], title: str, width: int
+) -> Image:
+    """Returns the picture: title, a heading above each row of patches, legend, note."""
+    from PIL import Image, ImageDraw
+
     high = max(tile.shape[0] for tile in rows[0])
-    foot = _LINE + 2 * (_LINE + high + _GAP)
+    foot = _LINE + len(rows) * (_LINE + high + _GAP)
     picture = Image.new("RGB", (width, foot + (entries[-1][1] + 2) * _LINE), DARK)
     draw = ImageDraw.Draw(picture)
     _write(draw, _GAP, 3, title, LIGHT)
@@ -85,10 +95,7 @@ def samples_figure(
             draw.rectangle((left, top + 4, left + 12, top + 16), fill=colour)
         _write(draw, left + 18, top + 3, name, LIGHT)
     _write(draw, _GAP, picture.height - _LINE + 3, NOTE, _QUIET)
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=3)
-    write_bytes(Path(path), stream.getvalue())
-    return Path(path)
+    return picture
 
 
 def _tile(image: Array, indices: Array, colours: Sequence[str], spacing: Sequence[float]) -> Array:
