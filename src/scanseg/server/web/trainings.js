@@ -175,7 +175,7 @@ function head(training, parts, mayStop) {
     [t("trainingElapsed"), span(training.elapsed_s)],
     [t("learningRate"), training.last && number(training.last.learning_rate)],
     [t("trainingBest"), best && t("trainingBestText", { dice: number(best.ema_pseudo_dice ?? best.pseudo_dice), epoch: best.epoch })],
-    [t("trainingMemory"), memoryText(training.memory)],
+    [t(training.memory?.kind === "gpu" ? "trainingMemoryGpu" : "trainingMemory"), memoryText(training.memory)],
     [t("trainingStarted"), training.started && when(training.started)],
     [t("trainingEnded"), training.ended && when(training.ended)],
   ]);
@@ -184,8 +184,7 @@ function head(training, parts, mayStop) {
 function memoryText(memory) {
   if (!memory) return null;
   const words = { peak: size(memory.peak_bytes), total: memory.total_bytes && size(memory.total_bytes) };
-  if (!words.total) return t("trainingMemoryText", words);
-  return t(memory.kind === "gpu" ? "trainingMemoryGpu" : "trainingMemoryMachine", words);
+  return t(words.total ? "trainingMemoryOf" : "trainingMemoryText", words);
 }
 
 function recipeOf(training, parts) {
