@@ -20,10 +20,13 @@ from scanseg.optional import require
 
 logger = logging.getLogger(__name__)
 
-# CT, MR, PET and secondary capture; what the reader would refuse anyway is refused when it is offered.
+# CT, MR and PET, each also enhanced (many frames in a file), and secondary capture. What the reader would
+# refuse anyway is refused when it is offered.
 STORED_CLASSES = (
-    *("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"),
-    *("1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.7"),
+    *("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"),
+    *("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"),
+    *("1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.130"),
+    "1.2.840.10008.5.1.4.1.1.7",
 )
 _VERIFICATION = "1.2.840.10008.1.1"
 _SUCCESS, _NO_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
