@@ -203,10 +203,21 @@ def test_a_header_without_end_is_not_read(tmp_path, scan, write_enhanced, monkey
     assert refusal(tmp_path / "case")[0] == {"E-DICOM-DAMAGED"}
 
 
-def test_segmentations_are_not_written_on_frames(tmp_path, scan, write_enhanced):
-    write_enhanced(tmp_path / "case" / "1", *scan)
-    assert read_geometry(tmp_path / "case")[0].header["enhanced"]
-    with pytest.raises(DataError) as caught:
+def test_headers_tell_the_frame_of_each_slice(tmp_path, scan, write_enhanced):
+    order = np.random.default_rng(2).permutation(12).tolist()
+    write_enhanced(tmp_path / "case" / "1", *scan, order=order)
+    assert read_geometry(tmp_path / "case")[0].header["enhanced_files"] == 1
+    headers = read_headers(tmp_path / "case", Limits())
+    (document,) = headers.documents
+    assert (document.NumberOfFrames, "PixelData" in document) == (12, False)
+    assert [order[frame] for frame in headers.frames] in (list(range(12)), list(range(12))[::-1])
+
+
+def test_headers_of_frames_in_several_files_are_refused(tmp_path, scan, write_enhanced):
+    write_enhanced(tmp_path / "case" / "1", *scan, order=range(5))
+    write_enhanced(tmp_path / "case" / "2", *scan, order=range(5, 12))
+    assert read_geometry(tmp_path / "case")[0].header["enhanced_files"] == 2
+    with pytest.raises(DataError, match="its frames lie in 2 files") as caught:
         read_headers(tmp_path / "case", Limits())
     assert caught.value.code == "E-SEG-ENHANCED"
 

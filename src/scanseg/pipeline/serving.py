@@ -134,7 +134,8 @@ def serve_image(
     report(Progress("write", 0, 1))
     prediction.save(folder / f"mask{mask_suffix(Path(input_name))}")
     geometry = image.geometry
-    if geometry.format == "dicom" and image.path is not None and not geometry.header.get("enhanced"):
+    in_one = geometry.header.get("enhanced_files", 1) == 1
+    if geometry.format == "dicom" and image.path is not None and in_one:
         from scanseg.inference.segmentation import save_segmentation
 
         save_segmentation(folder / "segmentation.dcm", prediction, image.path, model)
