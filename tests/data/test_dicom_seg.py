@@ -28,7 +28,7 @@ from scanseg.types import Image, Label
 pytest.importorskip("highdicom", reason="DICOM needs pip install 'scanseg[dicom]'")
 
 from scanseg.data.dicom_seg import Algorithm, write_segmentation
-from scanseg.data.dicom_seg_read import read_segmentation
+from scanseg.data.dicom_seg_read import common_grid, read_segmentation
 
 LABELS = (Label(0, "background"), Label(1, "Anterior"), Label(200, "kidney_left"), Label(3, "never there"))
 ALGORITHM = Algorithm("umamba_bot", "0.1", "ab" * 32)
@@ -163,6 +163,37 @@ def test_another_grid_another_label_and_damage_are_refused(tmp_path, series, mas
         path.write_bytes(whole[:cut])
         with pytest.raises(DataError):
             read_segmentation(path)
+
+
+def test_the_common_grid_holds_the_frames_of_all(tmp_path, series, mask):
+    rows = (2, slice(1, 3), slice(3, 5))
+    paths = []
+    for number, held in enumerate(rows):
+        part = np.zeros_like(mask)
+        part[held] = 1
+        paths.append(tmp_path / f"{number}.dcm")
+        write(paths[-1], part, series)
+    for order in permutations(paths):
+        grid = common_grid(order)
+        assert grid.shape == (4, *mask.shape[1:])
+        expected = (series.geometry.affine @ [0, 0, 1, 1])[:3]
+        np.testing.assert_allclose(grid.affine[:3, 3], expected, atol=1e-6)
+        found = [read_segmentation(path, geometry=grid).array.any(axis=(1, 2)).tolist() for path in paths]
+        assert found == [[False, True, False, False], [True, True, False, False], [False, False, True, True]]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_place_that_is_no_number_is_damage(tmp_path, series, mask, value):
+    import pydicom
+
+    write(tmp_path / "m.dcm", mask, series)
+    document = pydicom.dcmread(tmp_path / "m.dcm")
+    document.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient[1] = value
+    document.save_as(tmp_path / "m.dcm")
+    for options in ({}, {"geometry": series.geometry}):
+        with pytest.raises(DataError) as caught:
+            read_segmentation(tmp_path / "m.dcm", **options)
+        assert caught.value.code == "E-SEG-DAMAGED"
 
 
 def test_an_image_is_no_segmentation(tmp_path, series):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from scanseg import pipeline
-from scanseg.data.image import read_geometry, read_label_map, same_geometry
+from scanseg.data.image import read_geometry, read_image, read_label_map, same_geometry
 from scanseg.errors import UsageError
+from scanseg.inference.predict import Model
+from scanseg.pipeline.serving import ServeOptions, serve_image
 from scanseg.types import Label
 
 pytest.importorskip("highdicom", reason="DICOM needs pip install 'scanseg[dicom]'")
@@ -80,6 +82,14 @@ def test_segmentations_of_enhanced_images(run_3d: Path, scans: Path, tmp_path: P
     found = read_segmentation(tmp_path / "out" / "one.dcm", labels=LABELS, geometry=geometry)
     assert found.array.any()
     np.testing.assert_array_equal(found.array, expected.array)
+    model = Model(run_3d, threads=1)
+    for name in ("one", "two"):
+        folder = tmp_path / "served" / name
+        folder.mkdir(parents=True)
+        image = read_image(tmp_path / "in" / name)
+        serve_image(model, image, folder, input_name=f"{name}.zip", options=ServeOptions(uncertainty=False))
+        np.testing.assert_array_equal(read_label_map(folder / "mask.nii.gz").array, expected.array)
+        assert (folder / "segmentation.dcm").exists() == (name == "one")
 
 
 def test_a_damaged_series_fails_by_its_name(run_3d: Path, scans: Path, tmp_path: Path) -> None:
