@@ -148,8 +148,9 @@ def test_a_full_inbox_says_so_and_keeps_nothing(tmp_path, box, write_series):
         assert len(left(tmp_path)) == 2
 
 
-def test_a_huge_instance_is_cut_off(tmp_path, box, write_series, monkeypatch):
-    monkeypatch.setattr(scp, "_MOST_INSTANCE_BYTES", 200_000)
+@pytest.mark.parametrize("limit", ["_MOST_INSTANCE_BYTES", "_MOST_RECEIVING_BYTES"])
+def test_a_huge_instance_is_cut_off(tmp_path, box, write_series, monkeypatch, limit):
+    monkeypatch.setattr(scp, limit, 200_000)
     big = write_series(tmp_path / "big", np.zeros((1, 400, 400), np.int16), np.eye(4))
     small = write_series(tmp_path / "case", VOLUME, np.eye(4))
     with listen(tmp_path, box) as listener:
