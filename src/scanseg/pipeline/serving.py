@@ -101,7 +101,8 @@ def serve_image(
         model: The loaded model.
         image: As read.
         folder: Exists; gets `mask` and `uncertainty` with their endings, `probabilities/`, `preview.png`,
-            `view/` with raw arrays for slices and surfaces, and for DICOM `segmentation.dcm`.
+            `view/` with raw arrays for slices and surfaces, and for DICOM `segmentation.dcm`,
+            but not where its frames lie in several files.
         input_name: Name whose ending chooses the format of the mask, as `scanseg predict` does.
         options: See `ServeOptions`.
         report: Told about each window and stage.
