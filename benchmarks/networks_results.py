@@ -226,7 +226,7 @@ def finish(command: Sequence[str], *, limit_s: float) -> str:
         process.communicate()
         return "stopped by the time limit"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return "" if process.returncode == 0 else (lines[0] if lines else f"exit code {process.returncode}")
+    return "" if process.returncode == 0 else (" ".join(lines[:20]) or f"exit code {process.returncode}")
 
 
 def summarise(

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,88 @@ def _write_series(
         one.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+@pytest.fixture(scope="session")
+def write_enhanced() -> Callable[..., None]:
+    """Writes a volume (z, y, x) of integers as one enhanced image of many frames; see `_write_enhanced`."""
+    pytest.importorskip("pydicom", reason="DICOM needs pip install 'scanseg[dicom]'")
+    return _write_enhanced
+
+
+def _write_enhanced(
+    path: Path,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    order: Sequence[int] | None = None,
+    change: Callable[[Any], None] | None = None,
+    modality: str = "MR",
+    syntax: str = "1.2.840.10008.1.2.1",
+    shared: bool = True,
+) -> None:
+    """Writes one file.
+
+    Args:
+        path: Its folder is made.
+        volume: Integers that fit 16 bits.
+        affine: (4, 4), index (x, y, z, 1) to mm in RAS+.
+        order: The frames as places along the stack; that of the volume by default.
+        change: Called with the data set before that is written.
+        modality: `CT`, `MR` or `PT`.
+        syntax: Transfer syntax; other than the uncompressed ones are compressed by pydicom.
+        shared: Orientation and spacing stand once for all frames, else in each of them.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    kinds = {"CT": "2.1", "MR": "4.1", "PT": "130"}
+    signed, order = int(volume.min()) < 0, list(range(len(volume)) if order is None else order)
+    measures = _group(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2])
+    plane = _group(ImageOrientationPatient=[float(v) for v in (lps[:3, :2] / spacing[:2]).T.ravel()])
+    one = _group(
+        SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kinds[modality]}", SOPInstanceUID=generate_uid(),
+        StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5",
+        PatientID="p", Modality=modality, ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+        SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", Rows=volume.shape[1],
+        Columns=volume.shape[2], BitsAllocated=16, BitsStored=16, HighBit=15,
+        PixelRepresentation=int(signed), NumberOfFrames=len(order), PerFrameFunctionalGroupsSequence=[],
+    )  # fmt: skip
+    common = {"PixelMeasuresSequence": [measures], "PlaneOrientationSequence": [plane]}
+    one.SharedFunctionalGroupsSequence = [_group(**common)] if shared else []
+    for number, place in enumerate(order):
+        position = [float(v) for v in (lps @ [0, 0, place, 1])[:3]]
+        content = _group(StackID="1", InStackPositionNumber=place + 1, TemporalPositionIndex=1)
+        content.FrameAcquisitionNumber = number + 1
+        own = _group(
+            FrameContentSequence=[content],
+            PlanePositionSequence=[_group(ImagePositionPatient=position)],
+            PixelValueTransformationSequence=[_group(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
+            **({} if shared else common),
+        )
+        one.PerFrameFunctionalGroupsSequence.append(own)
+    one.PixelData = volume[order].astype("<i2" if signed else "<u2").tobytes()
+    one["PixelData"].VR = "OW"
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = UID(syntax)
+    if UID(syntax).is_compressed and not UID(syntax).is_deflated:
+        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one.compress(syntax, generate_instance_uid=False)
+    if change is not None:
+        change(one)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.save_as(path, enforce_file_format=True)
+
+
+def _group(**values: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    found = Dataset()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
 
 
 @dataclass(frozen=True)

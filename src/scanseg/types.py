@@ -58,6 +58,21 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class PatchSample:
+    """A slice of a patch as a network segments it, beside the truth.
+
+    Attributes:
+        image: (C, rows, columns) as the network sees it: one channel, or three that are colours.
+        truth: Class indices, (rows, columns).
+        prediction: Class indices, (rows, columns).
+    """
+
+    image: Array
+    truth: Array
+    prediction: Array
+
+
+@dataclass(frozen=True)
 class Label:
     """A class of a dataset. Its index in the dataset's list is the network's class; background is index 0.
 

@@ -1,7 +1,8 @@
 """Enhanced images: many slices in a file are read as the same slices in files of their own."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ pytest.importorskip("pydicom", reason="DICOM needs pip install 'scanseg[dicom]'"
 
 Change = Callable[[Any], None]
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
-KINDS = {"MR": "1.2.840.10008.5.1.4.1.1.4.1", "CT": "1.2.840.10008.5.1.4.1.1.2.1"}
 
 
 @pytest.fixture(scope="module")
@@ -29,69 +29,6 @@ def scan(demo_data: Path) -> tuple[np.ndarray, np.ndarray]:
     affine = image.affine @ np.diag([-0.9, -0.8, 2.5, 1.0])
     affine[:3, 3] = [10.5, -20.25, 7.0]
     return voxels.T, affine
-
-
-def group(**values: Any) -> Any:
-    from pydicom.dataset import Dataset
-
-    found = Dataset()
-    for name, value in values.items():
-        setattr(found, name, value)
-    return found
-
-
-def write_enhanced(
-    path: Path,
-    volume: np.ndarray,
-    affine: np.ndarray,
-    *,
-    order: Sequence[int] | None = None,
-    change: Change | None = None,
-    modality: str = "MR",
-    syntax: str = EXPLICIT,
-    shared: bool = True,
-) -> None:
-    """Writes a volume as one enhanced image; `order` gives the frames as places along the stack."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
-
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    signed, order = int(volume.min()) < 0, list(range(len(volume)) if order is None else order)
-    measures = group(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2])
-    plane = group(ImageOrientationPatient=[float(v) for v in (lps[:3, :2] / spacing[:2]).T.ravel()])
-    one = group(
-        SOPClassUID=KINDS[modality], SOPInstanceUID=generate_uid(), StudyInstanceUID="1.2.3",
-        SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5", PatientID="p", Modality=modality,
-        ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], SamplesPerPixel=1,
-        PhotometricInterpretation="MONOCHROME2", Rows=volume.shape[1], Columns=volume.shape[2],
-        BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=int(signed),
-        NumberOfFrames=len(order), PerFrameFunctionalGroupsSequence=[],
-    )  # fmt: skip
-    common = {"PixelMeasuresSequence": [measures], "PlaneOrientationSequence": [plane]}
-    one.SharedFunctionalGroupsSequence = [group(**common)] if shared else []
-    for number, place in enumerate(order):
-        position = [float(v) for v in (lps @ [0, 0, place, 1])[:3]]
-        content = group(StackID="1", InStackPositionNumber=place + 1, TemporalPositionIndex=1)
-        content.FrameAcquisitionNumber = number + 1
-        own = group(
-            FrameContentSequence=[content],
-            PlanePositionSequence=[group(ImagePositionPatient=position)],
-            PixelValueTransformationSequence=[group(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
-            **({} if shared else common),
-        )
-        one.PerFrameFunctionalGroupsSequence.append(own)
-    one.PixelData = volume[order].astype("<i2" if signed else "<u2").tobytes()
-    one["PixelData"].VR = "OW"
-    one.file_meta = FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = UID(syntax)
-    if UID(syntax).is_compressed and not UID(syntax).is_deflated:
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.compress(syntax, generate_instance_uid=False)
-    if change is not None:
-        change(one)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    one.save_as(path, enforce_file_format=True)
 
 
 def refusal(path: Path) -> tuple[set[str], str]:
@@ -113,7 +50,7 @@ def refusal(path: Path) -> tuple[set[str], str]:
     ],
     ids=["shared", "own", "deflated", "implicit", "RLE", "JPEG-LS"],
 )
-def test_an_enhanced_image_is_its_series(tmp_path, scan, write_series, syntax, shared):
+def test_an_enhanced_image_is_its_series(tmp_path, scan, write_enhanced, write_series, syntax, shared):
     volume, affine = scan
     order = np.random.default_rng(0).permutation(len(volume)).tolist()
     write_series(tmp_path / "classic", volume, affine)
@@ -127,7 +64,7 @@ def test_an_enhanced_image_is_its_series(tmp_path, scan, write_series, syntax, s
 @pytest.mark.parametrize(
     ("name", "modality"), [("OrgansCT_TotalSegmentator", "CT"), ("OrgansMR_TotalSegmentator", "MR")]
 )
-def test_real_scans_of_the_body(test_data, tmp_path, write_series, name, modality):
+def test_real_scans_of_the_body(test_data, tmp_path, write_series, name, modality, write_enhanced):
     (path,) = (test_data / name / "imagesTr").iterdir()
     image = nibabel.load(path)
     volume = np.asarray(image.dataobj)[20:60, 20:60, :16].astype(np.int16).T
@@ -138,7 +75,7 @@ def test_real_scans_of_the_body(test_data, tmp_path, write_series, name, modalit
     np.testing.assert_allclose(found.geometry.affine, expected.geometry.affine, atol=1e-5)
 
 
-def test_an_archive_and_parts_in_several_files(tmp_path, scan):
+def test_an_archive_and_parts_in_several_files(tmp_path, scan, write_enhanced):
     volume, affine = scan
     write_enhanced(tmp_path / "case" / "1", volume, affine, order=range(0, 12, 2))
     write_enhanced(tmp_path / "case" / "2", volume, affine, order=range(1, 12, 2))
@@ -147,7 +84,7 @@ def test_an_archive_and_parts_in_several_files(tmp_path, scan):
         np.testing.assert_array_equal(read_image(path).array[0], volume)
 
 
-def test_each_frame_has_its_own_rescale(tmp_path, scan):
+def test_each_frame_has_its_own_rescale(tmp_path, scan, write_enhanced):
     volume, affine = scan
 
     def change(one: Any) -> None:
@@ -188,7 +125,9 @@ def second_time(one: Any) -> None:
 
 
 def turned(one: Any) -> None:
-    own(3)(one).PlaneOrientationSequence = [group(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])]
+    plane = deepcopy(one.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence)
+    plane[0].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    own(3)(one).PlaneOrientationSequence = plane
 
 
 def pop(name: str) -> Change:
@@ -217,7 +156,7 @@ FAULTS: dict[str, tuple[str, Change]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_refused_by_name(tmp_path, scan, fault):
+def test_faults_are_refused_by_name(tmp_path, scan, write_enhanced, fault):
     code, change = FAULTS[fault]
     write_enhanced(tmp_path / "case" / "1", *scan, change=change)
     found, text = refusal(tmp_path / "case")
@@ -232,13 +171,13 @@ def test_faults_are_refused_by_name(tmp_path, scan, fault):
         ([0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 11], "E-DICOM-DOUBLE"),
     ],
 )
-def test_missing_and_doubled_frames(tmp_path, scan, order, code):
+def test_missing_and_doubled_frames(tmp_path, scan, write_enhanced, order, code):
     write_enhanced(tmp_path / "case" / "1", *scan, order=order)
     found, text = refusal(tmp_path / "case")
     assert found == {code}, text
 
 
-def test_volumes_are_counted(tmp_path, scan):
+def test_volumes_are_counted(tmp_path, scan, write_enhanced):
     write_enhanced(tmp_path / "case" / "1", *scan, change=second_stack)
     assert (
         "the frames make 2 volumes of 2 stacks, 1 point in time; one is accepted"
@@ -246,7 +185,7 @@ def test_volumes_are_counted(tmp_path, scan):
     )
 
 
-def test_every_cut_is_refused(tmp_path, scan):
+def test_every_cut_is_refused(tmp_path, scan, write_enhanced):
     write_enhanced(tmp_path / "whole" / "1", *scan)
     content = (tmp_path / "whole" / "1").read_bytes()
     (tmp_path / "case").mkdir()
@@ -258,21 +197,32 @@ def test_every_cut_is_refused(tmp_path, scan):
         }  # fmt: skip
 
 
-def test_a_header_without_end_is_not_read(tmp_path, scan, monkeypatch):
+def test_a_header_without_end_is_not_read(tmp_path, scan, write_enhanced, monkeypatch):
     monkeypatch.setattr("scanseg.data.dicom_frames._MOST_HEADER_BYTES", 2000)
     write_enhanced(tmp_path / "case" / "1", *scan)
     assert refusal(tmp_path / "case")[0] == {"E-DICOM-DAMAGED"}
 
 
-def test_segmentations_are_not_written_on_frames(tmp_path, scan):
-    write_enhanced(tmp_path / "case" / "1", *scan)
-    assert read_geometry(tmp_path / "case")[0].header["enhanced"]
-    with pytest.raises(DataError) as caught:
+def test_headers_tell_the_frame_of_each_slice(tmp_path, scan, write_enhanced):
+    order = np.random.default_rng(2).permutation(12).tolist()
+    write_enhanced(tmp_path / "case" / "1", *scan, order=order)
+    assert read_geometry(tmp_path / "case")[0].header["enhanced_files"] == 1
+    headers = read_headers(tmp_path / "case", Limits())
+    (document,) = headers.documents
+    assert (document.NumberOfFrames, "PixelData" in document) == (12, False)
+    assert [order[frame] for frame in headers.frames] in (list(range(12)), list(range(12))[::-1])
+
+
+def test_headers_of_frames_in_several_files_are_refused(tmp_path, scan, write_enhanced):
+    write_enhanced(tmp_path / "case" / "1", *scan, order=range(5))
+    write_enhanced(tmp_path / "case" / "2", *scan, order=range(5, 12))
+    assert read_geometry(tmp_path / "case")[0].header["enhanced_files"] == 2
+    with pytest.raises(DataError, match="its frames lie in 2 files") as caught:
         read_headers(tmp_path / "case", Limits())
     assert caught.value.code == "E-SEG-ENHANCED"
 
 
-def test_damaged_headers_are_refused_or_harmless(tmp_path, scan):
+def test_damaged_headers_are_refused_or_harmless(tmp_path, scan, write_enhanced):
     volume, affine = scan
     write_enhanced(tmp_path / "whole" / "1", volume, affine)
     content = (tmp_path / "whole" / "1").read_bytes()

@@ -28,7 +28,7 @@ from scanseg.types import Image, Label
 pytest.importorskip("highdicom", reason="DICOM needs pip install 'scanseg[dicom]'")
 
 from scanseg.data.dicom_seg import Algorithm, write_segmentation
-from scanseg.data.dicom_seg_read import read_segmentation
+from scanseg.data.dicom_seg_read import common_grid, read_segmentation
 
 LABELS = (Label(0, "background"), Label(1, "Anterior"), Label(200, "kidney_left"), Label(3, "never there"))
 ALGORITHM = Algorithm("umamba_bot", "0.1", "ab" * 32)
@@ -165,6 +165,37 @@ def test_another_grid_another_label_and_damage_are_refused(tmp_path, series, mas
             read_segmentation(path)
 
 
+def test_the_common_grid_holds_the_frames_of_all(tmp_path, series, mask):
+    rows = (2, slice(1, 3), slice(3, 5))
+    paths = []
+    for number, held in enumerate(rows):
+        part = np.zeros_like(mask)
+        part[held] = 1
+        paths.append(tmp_path / f"{number}.dcm")
+        write(paths[-1], part, series)
+    for order in permutations(paths):
+        grid = common_grid(order)
+        assert grid.shape == (4, *mask.shape[1:])
+        expected = (series.geometry.affine @ [0, 0, 1, 1])[:3]
+        np.testing.assert_allclose(grid.affine[:3, 3], expected, atol=1e-6)
+        found = [read_segmentation(path, geometry=grid).array.any(axis=(1, 2)).tolist() for path in paths]
+        assert found == [[False, True, False, False], [True, True, False, False], [False, False, True, True]]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_place_that_is_no_number_is_damage(tmp_path, series, mask, value):
+    import pydicom
+
+    write(tmp_path / "m.dcm", mask, series)
+    document = pydicom.dcmread(tmp_path / "m.dcm")
+    document.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient[1] = value
+    document.save_as(tmp_path / "m.dcm")
+    for options in ({}, {"geometry": series.geometry}):
+        with pytest.raises(DataError) as caught:
+            read_segmentation(tmp_path / "m.dcm", **options)
+        assert caught.value.code == "E-SEG-DAMAGED"
+
+
 def test_an_image_is_no_segmentation(tmp_path, series):
     with pytest.raises(DataError) as caught:
         read_segmentation(tmp_path / "case" / "1.dcm")
@@ -205,6 +236,46 @@ def test_deidentified_series_can_be_segmented(tmp_path, series, mask):
     write(tmp_path / "m.dcm", mask, image)
     copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=series.geometry)
     np.testing.assert_array_equal(copy.array, mask)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_masks_lie_on_the_frames_of_an_enhanced_image(tmp_path, write_enhanced, mask, modality, shared):
+    import highdicom
+    import pydicom
+
+    order = np.random.default_rng(1).permutation(len(mask)).tolist()
+    affine = np.array([[-0.9, 0, 0, 3], [0, 0, -2.0, 4], [0, -0.8, 0, 5], [0, 0, 0, 1.0]])
+    source = tmp_path / "case" / "1"
+    write_enhanced(source, mask.astype(np.int16), affine, order=order, modality=modality, shared=shared)
+    image = read_image(tmp_path / "case")
+    own = image.array[0].astype(np.int32)  # the image is the mask, so it lies where the image lies
+    write(tmp_path / "m.dcm", own, image)
+    copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=image.geometry)
+    np.testing.assert_array_equal(copy.array, own)
+    theirs = highdicom.seg.segread(tmp_path / "m.dcm").get_volume(combine_segments=True)
+    place = np.diag([-1, -1, 1, 1]) @ theirs.affine @ [*np.argwhere(theirs.array == 2)[0], 1]
+    index = np.round(np.linalg.inv(image.geometry.affine) @ place).astype(int)[:3]
+    assert own[tuple(index[::-1])] == 200
+    enhanced, written = pydicom.dcmread(source), pydicom.dcmread(tmp_path / "m.dcm")
+    assert len(written.PerFrameFunctionalGroupsSequence) > 3
+    for frame in written.PerFrameFunctionalGroupsSequence:
+        referred = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert referred.ReferencedSOPInstanceUID == enhanced.SOPInstanceUID
+        lies_on = enhanced.PerFrameFunctionalGroupsSequence[int(referred.ReferencedFrameNumber) - 1]
+        expected = lies_on.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(frame.PlanePositionSequence[0].ImagePositionPatient, expected, atol=1e-6)
+
+
+def test_an_enhanced_image_in_an_archive_and_of_one_frame(tmp_path, write_enhanced, mask):
+    write_enhanced(tmp_path / "case" / "1", mask.astype(np.int16), np.diag([1, 1, 2.5, 1.0]))
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "case")
+    write_enhanced(tmp_path / "thin" / "1", mask[2:3].astype(np.int16), np.diag([1, 1, 2.5, 1.0]))
+    for source, values in ((tmp_path / "packed.zip", mask), (tmp_path / "thin", mask[2:3])):
+        image = read_image(source)
+        write(tmp_path / "m.dcm", values, image)
+        copy = read_segmentation(tmp_path / "m.dcm", labels=LABELS, geometry=image.geometry)
+        np.testing.assert_array_equal(copy.array, values)
 
 
 @pytest.mark.parametrize(

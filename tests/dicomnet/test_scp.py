@@ -87,6 +87,26 @@ def test_two_series_are_two_calls(tmp_path, listener, box, write_series):
     assert sorted(len(image) for image in box.images) == [4, 6]
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_an_enhanced_image_is_a_series_of_one_file(tmp_path, listener, box, write_enhanced, modality):
+    write_enhanced(tmp_path / "one", VOLUME, np.eye(4), modality=modality, order=[3, 0, 5, 1, 4, 2])
+    send_files([tmp_path / "one"], peer_of(listener))
+    assert box.came.wait(10)
+    (image,) = box.images
+    np.testing.assert_array_equal(image, VOLUME)
+    assert soon(lambda: left(tmp_path) == [])
+
+
+def test_an_enhanced_image_of_many_parts_and_syntaxes(tmp_path, listener, box, write_enhanced):
+    write_enhanced(tmp_path / "odd", VOLUME, np.eye(4), order=[1, 3, 5], syntax="1.2.840.10008.1.2.5")
+    write_enhanced(tmp_path / "even", VOLUME, np.eye(4), order=[0, 2, 4])
+    send_files([tmp_path / "odd"], peer_of(listener))
+    send_files([tmp_path / "even"], peer_of(listener))
+    assert box.came.wait(10)
+    (image,) = box.images
+    np.testing.assert_array_equal(image, VOLUME)
+
+
 def test_an_echo_is_answered(listener):
     echo(peer_of(listener))
 
@@ -128,8 +148,9 @@ def test_a_full_inbox_says_so_and_keeps_nothing(tmp_path, box, write_series):
         assert len(left(tmp_path)) == 2
 
 
-def test_a_huge_instance_is_cut_off(tmp_path, box, write_series, monkeypatch):
-    monkeypatch.setattr(scp, "_MOST_INSTANCE_BYTES", 200_000)
+@pytest.mark.parametrize("limit", ["_MOST_INSTANCE_BYTES", "_MOST_RECEIVING_BYTES"])
+def test_a_huge_instance_is_cut_off(tmp_path, box, write_series, monkeypatch, limit):
+    monkeypatch.setattr(scp, limit, 200_000)
     big = write_series(tmp_path / "big", np.zeros((1, 400, 400), np.int16), np.eye(4))
     small = write_series(tmp_path / "case", VOLUME, np.eye(4))
     with listen(tmp_path, box) as listener:

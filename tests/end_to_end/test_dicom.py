@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from scanseg import pipeline
-from scanseg.data.image import read_geometry, read_label_map, same_geometry
+from scanseg.data.image import read_geometry, read_image, read_label_map, same_geometry
 from scanseg.errors import UsageError
+from scanseg.inference.predict import Model
+from scanseg.pipeline.serving import ServeOptions, serve_image
 from scanseg.types import Label
 
 pytest.importorskip("highdicom", reason="DICOM needs pip install 'scanseg[dicom]'")
@@ -60,6 +62,34 @@ def test_segmentations_on_request(run_3d: Path, scans: Path, tmp_path: Path) -> 
     geometry = read_geometry(scans / "case_a")[0]
     copy = read_segmentation(tmp_path / "case_a.dcm", labels=LABELS, geometry=geometry)
     np.testing.assert_array_equal(copy.array, read_label_map(tmp_path / "case_a.nii.gz").array)
+
+
+def test_segmentations_of_enhanced_images(run_3d: Path, scans: Path, tmp_path: Path, write_enhanced) -> None:
+    image = nibabel.load(scans.parent / "same_0000.nii.gz")
+    volume = np.asarray(image.dataobj).astype(np.int16).T
+    order = np.random.default_rng(0).permutation(len(volume)).tolist()
+    write_enhanced(tmp_path / "in" / "one" / "1", volume, image.affine, order=order)
+    half = len(volume) // 2
+    for part in (range(half), range(half, len(volume))):
+        write_enhanced(tmp_path / "in" / "two" / str(part[0]), volume, image.affine, order=part)
+    options = {"threads": 1, "preview": False}
+    result = pipeline.predict(tmp_path / "in", run_3d, tmp_path / "out", format="dicom-seg", **options)
+    assert result.done == ["one"]
+    assert [(f.case_id, f.code) for f in result.failures] == [("two", "E-SEG-ENHANCED")]
+    pipeline.predict(scans / "case_a", run_3d, tmp_path / "out", **options)
+    expected = read_label_map(tmp_path / "out" / "case_a.nii.gz")
+    geometry = read_geometry(tmp_path / "in" / "one")[0]
+    found = read_segmentation(tmp_path / "out" / "one.dcm", labels=LABELS, geometry=geometry)
+    assert found.array.any()
+    np.testing.assert_array_equal(found.array, expected.array)
+    model = Model(run_3d, threads=1)
+    for name in ("one", "two"):
+        folder = tmp_path / "served" / name
+        folder.mkdir(parents=True)
+        image = read_image(tmp_path / "in" / name)
+        serve_image(model, image, folder, input_name=f"{name}.zip", options=ServeOptions(uncertainty=False))
+        np.testing.assert_array_equal(read_label_map(folder / "mask.nii.gz").array, expected.array)
+        assert (folder / "segmentation.dcm").exists() == (name == "one")
 
 
 def test_a_damaged_series_fails_by_its_name(run_3d: Path, scans: Path, tmp_path: Path) -> None:

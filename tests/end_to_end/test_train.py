@@ -25,6 +25,7 @@ RUN_FILES = {
     "metrics.jsonl",
     "report.html",
     "progress.png",
+    "samples.png",
 }
 
 

@@ -32,6 +32,20 @@ def test_a_picture_beside_a_mask_is_no_ambiguity(tmp_path):
     assert matching.findings == ()
 
 
+def test_a_segmentation_is_a_file_of_its_case(tmp_path):
+    predictions = folder_of(tmp_path / "p", ["a.dcm", "b.v2.DCM", "c.dcm", "c.nii.gz"])
+    references = folder_of(tmp_path / "r", ["a.nii.gz", "b.v2.dcm", "c.dcm"])
+    matching = match_files(predictions, references)
+    assert [(p.case_id, p.prediction and p.prediction.name) for p in matching.pairs] == [
+        ("a", "a.dcm"),
+        ("b.v2", "b.v2.DCM"),
+        ("c", "c.dcm"),
+    ]
+    assert matching.findings == ()
+    (pair,) = match_files(predictions / "a.dcm", references / "c.dcm").pairs
+    assert (pair.case_id, pair.prediction.name) == ("c", "a.dcm")
+
+
 def test_two_files_of_one_case_are_errors(tmp_path):
     predictions = folder_of(tmp_path / "p", ["a.nii", "a.nrrd", "b.nii"])
     references = folder_of(tmp_path / "r", ["a.png", "b.nii.gz", "b.tif"])

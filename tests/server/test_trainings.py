@@ -132,6 +132,10 @@ def test_a_real_training_is_watched_and_stopped(watch, begin_training, tmp_path:
         assert shown.facts["recipe"]["network"] == "nnunet_plain"
         assert (shown.facts["epochs"], shown.facts["steps"]) == (5000, 10_000)
         assert shown.facts["labels"] == ["Anterior", "Posterior"]
+        assert shown.facts["memory"]["kind"] == "process"
+        assert 0 < shown.facts["memory"]["peak_bytes"] < shown.facts["memory"]["total_bytes"]
+        picture = client.save_samples(training.id, tmp_path / "samples.png")
+        assert picture.read_bytes() == (runs / "tiny" / "samples.png").read_bytes()
         with pytest.raises(ServiceError) as caught:
             client.stop_training(training.id)
         assert (caught.value.code, caught.value.status) == ("E-TRAIN-IDLE", 409)
@@ -145,7 +149,7 @@ def check_strangers(server, api: httpx.Client) -> None:
     """Asks every route of trainings with wrong tokens, on a server that has some."""
     paths = api.get("/openapi.json").json()["paths"]
     asked = [(method, path) for path in paths if "trainings" in path for method in paths[path]]
-    assert len(asked) == 4
+    assert len(asked) == 5
     for method, path in asked:
         for head in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": server.token}):
             url = server.url + path.replace("{training_id}", "t_0")
@@ -371,3 +375,67 @@ def test_finished_curves_are_not_kept_in_memory(site, tmp_path, monkeypatch) -> 
         stream.write('{"epoch": 4}\n')
     assert shown.get("").json()["trainings"][0]["epoch"] == 4
     assert len(shown.get(f"/{run_id(run)}").json()["metrics"]) == 4
+
+
+# -- memory and pictures --------------------
+
+
+def test_the_most_memory_of_all_sessions(site, tmp_path) -> None:
+    run = make_run(tmp_path / "a")
+    assert site(run).get("").json()["trainings"][0]["memory"] is None
+    told = [(1, 7_000, 9_000, "gpu"), (2, 5_000, None, "x"), (3, None, None, None), (4, -1, 9_000, "process")]
+    keys = ("epoch", "peak_memory_bytes", "total_memory_bytes", "memory_kind")
+    lines = [json.dumps(dict(zip(keys, one, strict=True))) for one in told]
+    (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    facts = site(run).get(f"/{run_id(run)}").json()
+    assert facts["memory"] == {"peak_bytes": 7_000, "total_bytes": 9_000, "kind": "gpu"}
+    assert [record["memory_kind"] for record in facts["metrics"]] == ["gpu", None, None, "process"]
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
+
+
+def test_the_picture_of_samples(site, tmp_path) -> None:
+    run = make_run(tmp_path / "a")
+    path = f"/{run_id(run)}"
+    shown = site(run)
+    facts = shown.get(path).json()
+    assert "samples" not in facts["links"]
+    absent = shown.get(f"{path}/samples.png")
+    assert (absent.status_code, absent.json()["code"]) == (404, "E-WATCH-SAMPLES")
+    (run / "samples.png").write_bytes(PNG)
+    answer = shown.get(f"{path}/samples.png")
+    assert (answer.status_code, answer.content) == (200, PNG)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    time.sleep(0.45)
+    assert shown.get(path).json()["links"]["samples"] == f"/api/v1/trainings{path}/samples.png"
+    assert shown.get("/t_0/samples.png").json()["code"] == "E-WATCH-UNKNOWN"
+    assert shown.get("/a/samples.png").json()["code"] == "E-WATCH-UNKNOWN"
+    for other in ("metrics.jsonl", "config.json", "samples.png/", "%2e%2e%2fa%2fsamples.png"):
+        assert shown.get(f"{path}/{other}").json()["code"] == "E-SERVE-PATH"
+    shutil.rmtree(run)
+    assert shown.get(f"{path}/samples.png").json()["code"] == "E-WATCH-GONE"
+
+
+def test_only_pictures_are_given_away_as_pictures(site, tmp_path) -> None:
+    run = make_run(tmp_path / "a")
+    (tmp_path / "secret").write_text("a secret")
+    picture = run / "samples.png"
+
+    def write(how: str) -> None:
+        if how == "link":
+            picture.symlink_to(tmp_path / "secret")
+        elif how == "folder":
+            picture.mkdir()
+        elif how == "pipe":
+            os.mkfifo(picture)
+        else:
+            picture.write_bytes({"empty": b"", "half": PNG[:5], "large": PNG + bytes(8 << 20)}[how])
+
+    for how in ("empty", "half", "large", "link", "pipe", "folder"):
+        write(how)
+        answer = site(run).get(f"/{run_id(run)}/samples.png")
+        assert (answer.status_code, answer.json()["code"]) == (404, "E-WATCH-SAMPLES"), how
+        picture.rmdir() if how == "folder" else picture.unlink()

@@ -4,9 +4,10 @@ import json
 import sys
 
 import pytest
+import torch
 
 from scanseg.errors import UsageError
-from scanseg.training.events import MetricsLog, Stopwatch, peak_memory_bytes
+from scanseg.training.events import MetricsLog, Stopwatch, memory_used, peak_memory_bytes
 
 
 def test_lines_of_lost_epochs_are_dropped(tmp_path):
@@ -56,3 +57,9 @@ def test_the_forecast_follows_a_slower_machine():
 
 def test_peak_memory():
     assert 10_000_000 < peak_memory_bytes("cpu") < 100_000_000_000
+
+
+def test_what_is_told_about_memory():
+    told = memory_used(torch.device("cpu"))
+    assert told["memory_kind"] == "process"
+    assert 0 < told["peak_memory_bytes"] < told["total_memory_bytes"]

@@ -1,5 +1,6 @@
 """Whole trainings, tiny but real: what they leave, and that only the recipe and the data decide it."""
 
+import contextlib
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from scanseg.training.checkpoint import Checkpoints
 from scanseg.training.loop import train_network
 from scanseg.training.recipe import Recipe
 from scanseg.training.run import load_network
+from scanseg.training.samples import Samples
 
 TIMES = {"seconds", "data_seconds", "elapsed_seconds", "peak_memory_bytes"}
 
@@ -110,6 +112,49 @@ def test_the_same_seed_gives_the_same_bits(reference, prepared, tmp_path):
     assert outcome(tmp_path / "again") == outcome(run)
     train_network(**prepared.arguments(run_folder=tmp_path / "other", seed=1, epochs=1))
     assert facts(tmp_path / "other")[0] != facts(run)[0]
+
+
+def test_samples_are_of_the_same_patches_and_change_nothing(reference, prepared, tmp_path):
+    shown = []
+
+    def show(epoch, samples):
+        assert not (tmp_path / "metrics.jsonl").is_file() or len(lines(tmp_path)) == epoch - 1
+        shown.append((epoch, samples))
+
+    train_network(**prepared.arguments(run_folder=tmp_path, show=show))
+    assert outcome(tmp_path) == outcome(reference[0])
+    assert [epoch for epoch, _ in shown] == [1, 2, 3]
+    first, *later = ([sample.truth.tolist() for sample in samples] for _, samples in shown)
+    assert len(first) == 4
+    assert later == [first, first]
+    # The last ones are what the finished network says.
+    network, _, _ = load_network(tmp_path)
+    batches = assemble(prepared.task(), torch.device("cpu")).validation
+    kept = Samples()
+    with torch.no_grad():
+        for number in range(prepared.recipe.validation_iterations):
+            batch = batches.batch(number)
+            kept.take(batch, network(batch.data))
+    for ours, theirs in zip(shown[-1][1], kept.kept(), strict=True):
+        assert np.array_equal(ours.image, theirs.image)
+        assert np.array_equal(ours.prediction, theirs.prediction)
+
+
+def test_a_run_that_is_stopped_shows_each_epoch_alike(prepared, tmp_path):
+    def train(run, report=None):
+        shown = []
+        more = {} if report is None else {"report": report}
+        with contextlib.suppress(SystemExit):
+            train_network(
+                **prepared.arguments(run_folder=run, show=lambda *one: shown.append(one), epochs=2, **more)
+            )
+        return shown
+
+    whole = train(tmp_path / "whole")
+    parts = train(tmp_path / "parts", stop_at(6, signal.SIGTERM)) + train(tmp_path / "parts")
+    assert [epoch for epoch, _ in parts] == [1, 2]
+    for (_, ours), (_, theirs) in zip(parts, whole, strict=True):
+        assert [one.prediction.tolist() for one in ours] == [one.prediction.tolist() for one in theirs]
 
 
 def test_two_threads_are_repeatable(prepared, tmp_path):

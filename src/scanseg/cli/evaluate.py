@@ -9,9 +9,14 @@ from scanseg.cli import options
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of masks, or one mask.", show_default=False)],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of masks, or one: label maps or DICOM segmentations.", show_default=False
+        ),
+    ],
     references: Annotated[
-        Path, typer.Argument(help="Folder of references, or one file.", show_default=False)
+        Path, typer.Argument(help="Folder of references, or one, in any of these forms.", show_default=False)
     ],
     *,
     output: Annotated[
@@ -22,7 +27,10 @@ def evaluate(
     ] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option("--dataset", help="Dataset or dataset.json that names the labels and groups."),
+        typer.Option(
+            "--dataset",
+            help="Dataset or dataset.json that names the labels and groups and has the images.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", help="Names joined by commas.", show_default="all")
@@ -36,6 +44,8 @@ def evaluate(
     verbose: options.Verbose = False,
 ) -> int:
     """Measure masks against references: per case and label, with means and bootstrap intervals.
+
+    A DICOM segmentation is CASE.dcm; its segments are told by their names where --dataset names the labels.
 
     Exit code 4 if some references have no prediction; those count as missed, never as absent.
     """

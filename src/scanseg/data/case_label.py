@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scanseg.data.image import read_label_map
+from scanseg.data.label_values import count_values
 from scanseg.data.limits import Limits, refused
+from scanseg.data.wording import shown
 from scanseg.types import Geometry, Label, LabelMap
 
 SEGMENTATION_SUFFIX = ".dcm"
@@ -42,15 +44,33 @@ def read_case_label(path: Path, labels: Sequence[Label], geometry: Geometry | No
     return LabelMap(found.array, found.geometry, path)
 
 
-def read_segment_names(path: Path) -> dict[int, str]:
-    """Returns number -> name of the segments of a DICOM segmentation, the background left out.
+def read_values(path: Path) -> dict[int, str]:
+    """Returns value -> name of a label; a label map has no names, so they are empty.
+
+    Of a DICOM segmentation these are its segments, also those without a voxel, the background left out.
 
     Raises:
-        DataError: It is none, or damaged.
+        DataError: It cannot be read.
     """
+    if not is_segmentation(path):
+        return dict.fromkeys(count_values(read_label_map(path).array), "")
     from scanseg.data.dicom_seg_read import segment_names
 
-    return segment_names(_only_file(path), _DEFAULT)
+    return {number: shown(name) for number, name in segment_names(_only_file(path), _DEFAULT).items()}
+
+
+def segmentations_grid(paths: Sequence[Path]) -> Geometry:
+    """Returns the grid from the first to the last slice that any of some DICOM segmentations holds.
+
+    Args:
+        paths: At least one, all on one series; `read_case_label` refuses those that do not lie on the grid.
+
+    Raises:
+        DataError: One is none, damaged, or does not tell the distance of its slices.
+    """
+    from scanseg.data.dicom_seg_read import common_grid
+
+    return common_grid([_only_file(path) for path in paths])
 
 
 def _only_file(path: Path) -> Path:

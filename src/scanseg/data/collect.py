@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scanseg.data.case_label import is_segmentation, read_segment_names
+from scanseg.data.case_label import read_values
 from scanseg.data.dicom_files import is_series_path
-from scanseg.data.image import read_geometry, read_label_map
-from scanseg.data.label_values import count_values
+from scanseg.data.image import read_geometry
 from scanseg.data.layouts.pairing import same_name
 from scanseg.data.table import CASE_COLUMNS, GROUP_COLUMNS, read_table
 from scanseg.data.wording import counted, listed, shown
@@ -134,14 +133,24 @@ def collect_labels(cases: Sequence[Case], findings: list[Finding]) -> tuple[Labe
     for case in cases:
         for value, name in _values_of(case).items():
             names.setdefault(value, set()).update([name] if name else [])
-    values = sorted(value for value in names if value > 0)
-    if len(values) > MANY_LABELS:
-        findings.append(_many_values(len(values)))
+    labels = named_labels(names, findings)
+    if len(labels) > MANY_LABELS:
+        findings.append(_many_values(len(labels)))
+    return (BACKGROUND, *labels[:MOST_LABELS])
+
+
+def named_labels(names: Mapping[int, set[str]], findings: list[Finding]) -> tuple[Label, ...]:
+    """Returns a label for each positive value, called by its segments, else `label V`.
+
+    Args:
+        names: value -> what segments of that number are called, empty where only label maps hold it.
+        findings: Takes the error that segments are numbered or called differently.
+    """
     uses = Counter(name for named in names.values() for name in named)
     if any(len(named) > 1 for named in names.values()) or any(count > 1 for count in uses.values()):
         findings.append(_SEGMENTS_APART)
-    chosen = [(value, min(names[value], default=f"label {value}")) for value in values[:MOST_LABELS]]
-    return (BACKGROUND, *(Label(value, name) for value, name in chosen))
+    values = sorted(value for value in names if value > 0)
+    return tuple(Label(value, min(names[value], default=f"label {value}")) for value in values)
 
 
 _SEGMENTS_APART = Finding(
@@ -155,11 +164,7 @@ _SEGMENTS_APART = Finding(
 def _values_of(case: Case) -> dict[int, str]:
     """Returns value -> name, which only segments have."""
     try:
-        if case.label is None:
-            return {}
-        if is_segmentation(case.label):
-            return {number: shown(name) for number, name in read_segment_names(case.label).items()}
-        return dict.fromkeys(count_values(read_label_map(case.label).array), "")
+        return {} if case.label is None else read_values(case.label)
     except DataError:
         return {}  # check_dataset names the file that cannot be read
 

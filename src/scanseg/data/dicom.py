@@ -7,7 +7,7 @@ patient is. pydicom parses headers, our own code reads uncompressed pixels, a ch
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,31 +52,47 @@ def open_dicom(path: Path, limits: Limits, spacing: Spacing | None = None) -> Op
     return Opened(path, geometry, 1, 1, partial(_pour, path, limits, found))
 
 
-def read_headers(path: Path, limits: Limits) -> list[Any]:
-    """Returns the full data sets of a series without their pixels, in the order of the volume's slices.
+@dataclass(frozen=True)
+class Headers:
+    """What a series says of itself; it names the patient: only what is written for the same one may use it.
 
-    They hold what names the patient: only what is written for the same patient may use them.
+    Attributes:
+        documents: Full data sets without their pixels: one a slice in the order of the volume, or that of one
+            enhanced image.
+        frames: For each slice of the volume its frame in the enhanced image, from 0; empty for one file a
+            slice.
+    """
+
+    documents: tuple[Any, ...]
+    frames: tuple[int, ...]
+
+
+def read_headers(path: Path, limits: Limits) -> Headers:
+    """Returns the headers of a series.
 
     Raises:
-        DataError: As `open_dicom`, or the series is an enhanced image.
+        DataError: As `open_dicom`, or its frames lie in several enhanced images.
     """
     from pydicom import dcmread
 
     path = Path(path)
     found = _read_stack(path, limits)
-    if any(one.pixels.frames > 1 for one in found.slices):
+    firsts = {one.entry.number: one for one in reversed(found.slices)}
+    documents = []
+    with series_files(path, limits) as entries, quiet():
+        for number in dict.fromkeys(one.entry.number for one in found.slices):
+            with _reopened(firsts[number], entries, Path(case_name(path))).entry.open() as stream:
+                documents.append(dcmread(stream, stop_before_pixels=True))
+    if not any("PerFrameFunctionalGroupsSequence" in one for one in documents):
+        return Headers(tuple(documents), ())
+    if len(documents) > 1:
         raise refused(
             Path(case_name(path)),
-            "segmentations that refer to the frames of an enhanced image are not written",
+            f"its frames lie in {len(documents)} files, and a segmentation is written for one",
             code="E-SEG-ENHANCED",
-            hint="Write the mask as NIfTI, or export the series as one file a slice.",
+            hint="Write the mask as NIfTI (--format nii.gz), or export the series as one file.",
         )
-    with series_files(path, limits) as entries, quiet():
-        documents = []
-        for one in found.slices:
-            with _reopened(one, entries, Path(case_name(path))).entry.open() as stream:
-                documents.append(dcmread(stream, stop_before_pixels=True))
-    return documents
+    return Headers(tuple(documents), tuple(one.pixels.frame for one in found.slices))
 
 
 def read_patient(path: Path, limits: Limits = _DEFAULT) -> str:
@@ -141,7 +157,9 @@ def _geometry(found: Stack, shown_as: Path, limits: Limits) -> Geometry:
     value_bytes = max(one.pixels.allocated for one in found.slices) // 8
     limits.check_size(shown_as, values=int(np.prod(shape)), value_bytes=value_bytes)
     affine = checked_affine(found.affine, shown_as, limits, name="series")
-    header = {"enhanced": True} if first.pixels.frames > 1 else {}
+    header: dict[str, int] = {}
+    if first.pixels.frames > 1:
+        header["enhanced_files"] = len({one.entry.number for one in found.slices})
     return Geometry(shape, spacing_of(affine), affine=affine, format="dicom", header=header)
 
 

@@ -123,7 +123,7 @@ def series_files(path: Path, limits: Limits) -> Iterator[list[Entry]]:
     exports add. An archive stays open meanwhile.
 
     Raises:
-        DataError: Missing, too many files, a link to a folder, an archive inside, a file of over 256 MiB,
+        DataError: Missing, too many files, a link to a folder, an archive inside, a file of over 1 GiB,
             or a fault of the zip archive.
     """
     path = Path(path)

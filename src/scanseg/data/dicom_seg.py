@@ -1,6 +1,6 @@
-"""Writes a label map as a DICOM Segmentation that lies on the slices of the series it was made from.
+"""Writes a label map as a DICOM Segmentation that lies on the slices or frames of its series.
 
-Source: PS3.3 A.51 and C.8.20 (segmentation), made with highdicom.
+Source: PS3.3 A.51 and C.8.20 (segmentation), C.7.6.16 (functional groups), made with highdicom.
 """
 
 import hashlib
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from scanseg.data.dicom import read_headers
+from scanseg.data.dicom import Headers, read_headers
 from scanseg.data.dicom_codes import Code, property_of
 from scanseg.data.dicom_files import case_name
+from scanseg.data.dicom_frames import frames_of
 from scanseg.data.dicom_header import quiet
 from scanseg.data.dicom_seg_read import read_segmentation
 from scanseg.data.limits import Limits, refused
@@ -81,15 +82,15 @@ def write_segmentation(
         mask: (z, y, x), values of `labels`.
         labels: Background first.
         geometry: Of the image read from `source`.
-        source: Folder or zip archive of the series.
+        source: Folder or zip archive of the series: one file a slice, or one enhanced image.
         algorithm: What made the mask.
         uid_seed: Makes the UIDs a function of this text, the source and the weights; otherwise they are new.
         limits: For reading the source again.
 
     Raises:
         UsageError: The mask does not fit the source or the labels, or highdicom is not installed.
-        DataError: The source changed or lacks what a segmentation must repeat, or the written file does not
-            read back the same.
+        DataError: The source changed, lacks what a segmentation must repeat, or is several enhanced images,
+            or the written file does not read back the same.
     """
     require("highdicom", extra="dicom", purpose="Writing DICOM segmentations")
     foreground = [label for label in labels if label.value != 0]
@@ -100,9 +101,9 @@ def write_segmentation(
             code="E-SEG-MASK",
         )
     segments = _as_segments(mask, foreground)
-    documents = read_headers(source, limits)
+    headers = read_headers(source, limits)
     shown_as = Path(case_name(source))
-    document = _build(segments, foreground, documents, algorithm, uid_seed, geometry.spacing[0], shown_as)
+    document = _build(segments, foreground, headers, algorithm, uid_seed, geometry.spacing[0], shown_as)
     with (
         written_aside(
             path, suffix=".dcm", verify=partial(_verify, path, mask, labels, geometry)
@@ -124,7 +125,7 @@ def _as_segments(mask: Array, foreground: Sequence[Label]) -> Array:
 def _build(
     segments: Array,
     foreground: Sequence[Label],
-    documents: Sequence[Any],
+    headers: Headers,
     algorithm: Algorithm,
     uid_seed: str | None,
     thickness_mm: float,
@@ -134,10 +135,14 @@ def _build(
 
     from scanseg import __version__
 
+    documents = headers.documents
     _complete(documents, thickness_mm)
     series, instance = _uids(uid_seed, documents, algorithm)
     try:
         with quiet():
+            if headers.frames:
+                _describe_frames(documents[0], thickness_mm)
+                segments = segments[np.argsort(headers.frames)]  # as the frames lie in the file
             document = highdicom.seg.Segmentation(
                 source_images=documents,
                 pixel_array=segments,
@@ -176,6 +181,37 @@ def _complete(documents: Sequence[Any], thickness_mm: float) -> None:
             one.FrameOfReferenceUID = reference
         if not one.get("SliceThickness"):
             one.SliceThickness = f"{thickness_mm:.10g}"
+
+
+def _describe_frames(document: Any, thickness_mm: float) -> None:
+    """Puts what all frames share into the shared group, and a position into that of each frame.
+
+    Enhanced images may have either in either place; highdicom looks in these alone.
+    """
+    frames = frames_of(document)
+    for own, frame in zip(document.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        own.PlanePositionSequence = [_item(ImagePositionPatient=frame.get("ImagePositionPatient"))]
+    measures = _item(
+        PixelSpacing=frames[0].get("PixelSpacing"),
+        SliceThickness=frames[0].get("SliceThickness") or f"{thickness_mm:.10g}",
+    )
+    if between := frames[0].get("SpacingBetweenSlices"):
+        measures.SpacingBetweenSlices = between
+    shared = (document.get("SharedFunctionalGroupsSequence") or [_item()])[0]
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [
+        _item(ImageOrientationPatient=frames[0].get("ImageOrientationPatient"))
+    ]
+    document.SharedFunctionalGroupsSequence = [shared]
+
+
+def _item(**values: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    found = Dataset()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
 
 
 def _descriptions(foreground: Sequence[Label], algorithm: Algorithm) -> list[Any]:

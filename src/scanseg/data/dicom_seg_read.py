@@ -59,15 +59,7 @@ def read_segmentation(
     """
     require("pydicom", extra="dicom", purpose="Reading DICOM")
     path = Path(path)
-    document = _document(path, limits)
-    try:
-        with quiet():
-            values = _values(document, labels, path)
-            frames = _frames(document, path, limits)
-    except DataError:
-        raise
-    except Exception:  # damaged files make pydicom raise classes of many kinds
-        raise _damaged(path) from None
+    values, frames = _parsed(path, labels, limits)
     geometry = geometry or _own_geometry(frames, path, limits)
     array = allocate(geometry.shape, np.int32, path)
     array[...] = 0
@@ -76,6 +68,33 @@ def read_segmentation(
     ):
         _place(array[index], frame, int(segment), values, path)
     return LabelMap(array, geometry, path)
+
+
+def common_grid(paths: Sequence[Path], limits: Limits = _DEFAULT) -> Geometry:
+    """Returns the grid from the first to the last frame that any of some files holds.
+
+    The first file gives orientation and spacing; `read_segmentation` refuses those whose frames do not lie
+    on the grid.
+
+    Args:
+        paths: At least one.
+        limits: As in `read_segmentation`.
+
+    Raises:
+        DataError: As `read_segmentation`, as far as files are read alone.
+    """
+    require("pydicom", extra="dicom", purpose="Reading DICOM")
+    found = [_parsed(Path(path), None, limits)[1] for path in paths]
+    own = _own_geometry(found[0], Path(paths[0]), limits)
+    affine = np.array(own.affine)
+    to_voxels = np.linalg.inv(_LPS_TO_RAS @ affine)
+    places = np.concatenate([one.positions @ to_voxels[2, :3] + to_voxels[2, 3] for one in found])
+    first = min(0, round(float(places.min())))
+    count = max(own.shape[0] - 1, round(float(places.max()))) - first + 1
+    shape = (count, *own.shape[1:])
+    limits.check_size(Path(paths[0]), values=int(np.prod([float(n) for n in shape])), value_bytes=4)
+    affine[:3, 3] += first * affine[:3, 2]
+    return Geometry(shape, own.spacing, affine=affine, format="dicom")
 
 
 def segment_names(path: Path, limits: Limits) -> dict[int, str]:
@@ -92,6 +111,18 @@ def segment_names(path: Path, limits: Limits) -> dict[int, str]:
     except Exception:  # as in `read_segmentation`
         raise _damaged(path) from None
     return {number: name for number, name in items if number != 0}
+
+
+def _parsed(path: Path, labels: Sequence[Label] | None, limits: Limits) -> tuple[dict[int, int], _Frames]:
+    """Returns segment number -> value, and the frames."""
+    document = _document(path, limits)
+    try:
+        with quiet():
+            return _values(document, labels, path), _frames(document, path, limits)
+    except DataError:
+        raise
+    except Exception:  # damaged files make pydicom raise classes of many kinds
+        raise _damaged(path) from None
 
 
 def _document(path: Path, limits: Limits) -> Any:
@@ -162,10 +193,13 @@ def _frames(document: Any, path: Path, limits: Limits) -> _Frames:
     if np.abs(orientations - orientations[0]).max() > 1e-4:
         raise refused(path, "its frames lie in different orientations", code="E-SEG-GEOMETRY")
     step = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
+    positions = [_group(g, shared, "PlanePositionSequence").ImagePositionPatient for g in groups]
+    if not np.isfinite(np.array([*positions, orientations[0, :3], orientations[0, 3:]], float)).all():
+        raise _damaged(path)
     return _Frames(
         flat.reshape(count, rows, columns),
         np.array([_segment(g, shared, kind) for g in groups]),
-        np.array([_group(g, shared, "PlanePositionSequence").ImagePositionPatient for g in groups], float),
+        np.array(positions, float),
         orientations[0],
         (float(measures.PixelSpacing[0]), float(measures.PixelSpacing[1])),
         float(step) if step else None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scanseg.data.dicom_files import MOST_FILE_BYTES
 from scanseg.data.dicom_header import BIG_ENDIAN, COMPRESSED, DEFLATED, EXPLICIT, IMPLICIT, series_uids
 from scanseg.dicomnet.inbox import Inbox, InboxFull, Received
 from scanseg.dicomnet.peers import check_title, is_loopback
@@ -20,14 +21,19 @@ from scanseg.optional import require
 
 logger = logging.getLogger(__name__)
 
-# CT, MR, PET and secondary capture; what the reader would refuse anyway is refused when it is offered.
+# CT, MR and PET, each also enhanced (many frames in a file), and secondary capture. What the reader would
+# refuse anyway is refused when it is offered.
 STORED_CLASSES = (
-    *("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"),
-    *("1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.7"),
+    *("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"),
+    *("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"),
+    *("1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.130"),
+    "1.2.840.10008.5.1.4.1.1.7",
 )
 _VERIFICATION = "1.2.840.10008.1.1"
 _SUCCESS, _NO_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
-_MOST_INSTANCE_BYTES = 256 << 20
+_MOST_INSTANCE_BYTES = MOST_FILE_BYTES
+# What is being received lies in memory: this holds an enhanced image, or one of 256 MiB from each of ten.
+_MOST_RECEIVING_BYTES = 10 * (256 << 20)
 _LOOK_EVERY_S, _AGAIN_AFTER_S = 0.2, 1.0
 
 
@@ -219,7 +225,7 @@ def _start(port: int, inbox: Inbox, options: ListenOptions) -> Any:
 
 
 class _ByteCounter:
-    """Cuts connections that send more for one instance than an instance may have."""
+    """Cuts connections that send more for one instance than one may have, or than there is room for."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -229,7 +235,11 @@ class _ByteCounter:
         self._counts[key] = self._counts.get(key, 0) + len(event.data)
         if self._counts[key] > _MOST_INSTANCE_BYTES:
             logger.warning("A connection was cut: an instance exceeds %d bytes", _MOST_INSTANCE_BYTES)
-            event.assoc.dul.socket.close()
+        elif sum(list(self._counts.values())) > _MOST_RECEIVING_BYTES:
+            logger.warning("A connection was cut: all together exceed %d bytes", _MOST_RECEIVING_BYTES)
+        else:
+            return
+        event.assoc.dul.socket.close()
 
     def reset(self, association: Any) -> None:
         self._counts[id(association)] = 0

@@ -8,7 +8,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +67,7 @@ def evaluate_folder(
     metrics: Sequence[str] | None = None,
     nsd_tolerance_mm: float = 1.0,
     groups: Mapping[str, str] | None = None,
+    images: Mapping[str, Path] | None = None,
     report: Report = silent,
     workers: int = 0,
 ) -> Evaluation:
@@ -77,13 +78,14 @@ def evaluate_folder(
     reference are listed.
 
     Args:
-        predictions: Folder of label maps, or one file.
-        references: Folder of label maps, or one file.
+        predictions: Folder of label maps and DICOM segmentations (CASE.dcm), or one file.
+        references: The same.
         labels: The classes; without them those of the `dataset.json` in the folder of the references or
-            above it, else every value that occurs.
+            above it, else every value or segment that occurs (not where label maps and segmentations meet).
         metrics: As in `evaluate_pairs`, and so are the others.
         nsd_tolerance_mm: Tolerance of the normalised surface Dice.
         groups: case -> patient.
+        images: case -> image; see `Pair.image`.
         report: Told about each case.
         workers: Threads that work on cases.
 
@@ -93,7 +95,7 @@ def evaluate_folder(
     """
     matching = match_files(Path(predictions), Path(references))
     return evaluate_pairs(
-        matching.pairs,
+        [replace(pair, image=(images or {}).get(pair.case_id)) for pair in matching.pairs],
         labels=labels or _labels_of(Path(references)) or None,
         metrics=metrics,
         nsd_tolerance_mm=nsd_tolerance_mm,
@@ -121,7 +123,7 @@ def evaluate_pairs(
 
     Args:
         pairs: At least one.
-        labels: The classes; without them every value that occurs.
+        labels: The classes, which tell segments by their names; without them every value that occurs.
         metrics: Names in METRICS; all by default.
         nsd_tolerance_mm: Tolerance of the normalised surface Dice.
         groups: case -> patient, for intervals that know which cases belong together.
@@ -131,8 +133,8 @@ def evaluate_pairs(
         findings: What is known already; an error among it refuses the evaluation.
 
     Raises:
-        DataError: There is no pair, a file cannot be read, or the grids of a pair differ; every case at fault
-            is named.
+        DataError: There is no pair, a file cannot be read, the grids of a pair differ, or a segment is none
+            of the labels; every case at fault is named.
         UsageError: A metric or the tolerance makes no sense.
     """
     names = checked_metrics(metrics)

@@ -4,18 +4,28 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from scanseg.data.image import SUFFIXES, file_stem, image_suffix
+from scanseg.data.case_label import SEGMENTATION_SUFFIX, is_segmentation
+from scanseg.data.image import file_stem, image_suffix
+from scanseg.data.layouts.pairing import LABEL_SUFFIXES
 from scanseg.data.wording import counted, listed
 from scanseg.errors import DataError, Finding
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and its prediction; None where there is no prediction."""
+    """A reference and its prediction, label maps or DICOM segmentations.
+
+    Attributes:
+        case_id: Its name.
+        reference: The file.
+        prediction: None where there is no prediction.
+        image: What both were drawn on, where it is known; it gives two segmentations their slices.
+    """
 
     case_id: str
     reference: Path
     prediction: Path | None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,11 @@ class Matching:
 
 
 def match_files(predictions: Path, references: Path) -> Matching:
-    """Pairs the label maps of two folders by their names without the ending, or two single files.
+    """Pairs the labels of two folders by their names without the ending, or two single files.
 
-    Formats may differ. Where a name fits several predictions, for example a mask and its picture, the one in
-    the format of the reference counts. Files that are no images are ignored, folders are not searched.
+    Labels are label maps, and DICOM segmentations (CASE.dcm). Formats may differ. Where a name fits several
+    predictions, for example a mask and its picture, the one in the format of the reference counts. Files that
+    are no images are ignored, folders are not searched.
 
     Args:
         predictions: Folder, or one file.
@@ -48,7 +59,7 @@ def match_files(predictions: Path, references: Path) -> Matching:
             without its partner, or no name occurs in both.
     """
     if predictions.is_file() and references.is_file():
-        return Matching((Pair(file_stem(references), references, predictions),), (), ())
+        return Matching((Pair(_stem(references), references, predictions),), (), ())
     ours, theirs = _images(predictions), _images(references)
     findings: list[Finding] = []
     pairs = []
@@ -56,7 +67,7 @@ def match_files(predictions: Path, references: Path) -> Matching:
         if len(files) > 1:
             findings.append(_ambiguous(case_id, files, "references"))
         candidates = ours.get(case_id, [])
-        same = [file for file in candidates if image_suffix(file) == image_suffix(files[0])]
+        same = [file for file in candidates if _suffix(file) == _suffix(files[0])]
         candidates = same if len(same) == 1 else candidates
         if len(candidates) > 1:
             findings.append(_ambiguous(case_id, candidates, "predictions"))
@@ -77,15 +88,23 @@ def _images(path: Path) -> dict[str, list[Path]]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     images: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        if file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
-            images[file_stem(file)].append(file)
+        if file.is_file() and file.name.lower().endswith(LABEL_SUFFIXES) and not file.name.startswith("."):
+            images[_stem(file)].append(file)
     if not images:
         raise DataError(
             f"{path} holds no image.",
             code="E-EVALUATE-EMPTY",
-            hint=f"Label maps end in {', '.join(SUFFIXES)}.",
+            hint=f"Label maps and segmentations end in {', '.join(LABEL_SUFFIXES)}.",
         )
     return images
+
+
+def _stem(path: Path) -> str:
+    return path.stem if is_segmentation(path) else file_stem(path)
+
+
+def _suffix(path: Path) -> str:
+    return SEGMENTATION_SUFFIX if is_segmentation(path) else image_suffix(path)
 
 
 def _ambiguous(case_id: str, files: list[Path], what: str) -> Finding:

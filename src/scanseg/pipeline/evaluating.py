@@ -25,24 +25,28 @@ def evaluate(
     """Measures masks against references and writes cases.csv and summary.json.
 
     Args:
-        predictions: Folder of masks, or one mask.
+        predictions: Folder of masks, or one mask: label maps, and DICOM segmentations (CASE.dcm).
         references: Folder of references with the same names (formats may differ), or one file.
         output: Folder to write to; the folder of the predictions by default.
-        dataset: Names the labels, and the groups for the intervals; without it labels are named by value.
+        dataset: Names the labels, and the groups for the intervals; its images give segmentations the slices
+            that they leave out. Without it labels are named by value, segments by themselves.
         metrics: Names of metrics; all by default.
         nsd_tolerance_mm: Tolerance of the normalised surface Dice.
         workers: Threads that work on cases.
         report: Told about each case.
 
     Raises:
-        DataError: A file cannot be read, or grids of a pair differ.
+        DataError: A file cannot be read, grids of a pair differ, or a segment is none of the labels.
     """
     labels: tuple[Label, ...] | None = None
     groups: dict[str, str] | None = None
+    images: dict[str, Path] = {}
     if dataset is not None:
         known = load_dataset(dataset)
         labels = known.labels
-        groups = {case.case_id: case.group for case in (*known.cases, *known.test_cases) if case.group}
+        cases = (*known.cases, *known.unlabelled, *known.test_cases)
+        groups = {case.case_id: case.group for case in cases if case.group}
+        images = {case.case_id: case.images[0] for case in cases}
     evaluation = evaluate_folder(
         Path(predictions),
         Path(references),
@@ -50,6 +54,7 @@ def evaluate(
         metrics=metrics,
         nsd_tolerance_mm=nsd_tolerance_mm,
         groups=groups or None,
+        images=images,
         workers=workers,
         report=report,
     )

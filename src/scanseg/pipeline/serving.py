@@ -101,7 +101,8 @@ def serve_image(
         model: The loaded model.
         image: As read.
         folder: Exists; gets `mask` and `uncertainty` with their endings, `probabilities/`, `preview.png`,
-            `view/` with raw arrays for slices and surfaces, and for DICOM `segmentation.dcm`.
+            `view/` with raw arrays for slices and surfaces, and for DICOM `segmentation.dcm`,
+            but not where its frames lie in several files.
         input_name: Name whose ending chooses the format of the mask, as `scanseg predict` does.
         options: See `ServeOptions`.
         report: Told about each window and stage.
@@ -134,7 +135,8 @@ def serve_image(
     report(Progress("write", 0, 1))
     prediction.save(folder / f"mask{mask_suffix(Path(input_name))}")
     geometry = image.geometry
-    if geometry.format == "dicom" and image.path is not None and not geometry.header.get("enhanced"):
+    in_one = geometry.header.get("enhanced_files", 1) == 1
+    if geometry.format == "dicom" and image.path is not None and in_one:
         from scanseg.inference.segmentation import save_segmentation
 
         save_segmentation(folder / "segmentation.dcm", prediction, image.path, model)

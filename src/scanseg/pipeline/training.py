@@ -23,7 +23,7 @@ from scanseg.files import read_json, write_json
 from scanseg.inference.cases import ImageCase, mask_suffix
 from scanseg.inference.cohort import predict_cohort
 from scanseg.inference.predict import Model
-from scanseg.nnunet.plan import make_plan
+from scanseg.nnunet.plan import Plan, make_plan
 from scanseg.nnunet.preprocess import preprocess_dataset
 from scanseg.optional import is_installed
 from scanseg.pipeline.predicting import require_writable
@@ -31,9 +31,11 @@ from scanseg.pipeline.workspace import Workspace, open_workspace
 from scanseg.progress import Progress, Report, silent
 from scanseg.reporting.figures import comparison, progress_figure
 from scanseg.reporting.report import write_report
+from scanseg.reporting.samples import samples_figure
 from scanseg.training.loop import train_network
 from scanseg.training.recipe import PLANNED, Recipe
-from scanseg.types import Case, Label
+from scanseg.training.samples import Show
+from scanseg.types import Case, Label, PatchSample
 
 CURVES_EVERY_S = 20
 
@@ -162,6 +164,7 @@ def train(
             fold=number,
             tensorboard=is_installed("tensorboard") if tensorboard is None else tensorboard,
             report=_drawing_curves(report, part),
+            show=_drawing_samples(part, plan, name),
         )
         outcome.folds.append({"fold": number, **result.as_dict()})
         if validate and number != "all":
@@ -190,6 +193,18 @@ def _drawing_curves(report: Report, run: Path) -> Report:
         drawn.update(size=size, time_s=now_s)
 
     return tell
+
+
+def _drawing_samples(run: Path, plan: Plan, configuration: str) -> Show:
+    """Returns what keeps samples.png up to date: patches of the validation after the newest epoch."""
+    spacing = plan.configuration(configuration).spacing[-2:]
+
+    def show(epoch: int, samples: Sequence[PatchSample]) -> None:
+        samples_figure(
+            samples, plan.labels, run / "samples.png", spacing=spacing, title=f"after epoch {epoch}"
+        )
+
+    return show
 
 
 def _recipe(recipe: Recipe | Path | str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:

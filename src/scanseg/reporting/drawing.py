@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DARK, LIGHT = "#0B0D10", "#F2F4F6"
+NOTE = "Research software. Not a medical device."
 _MOST_PIXELS = 1400
 _MOST_LEGEND = 24
 # Letters do not fit into lower panels, in figure pixels.

@@ -16,6 +16,7 @@ from scanseg.evaluation.stats import foreground, size_unit
 from scanseg.reporting.curves import progress_figure, scores_figure
 from scanseg.reporting.drawing import (
     LIGHT,
+    NOTE,
     Background,
     Entry,
     draw_area,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "preview", "progress_figure", "scores_figure"]
 
-_NOTE = "Research software. Not a medical device."
 _DIFFERENCES = (Entry(MISSED, "missed"), Entry(EXTRA, "extra"), Entry(CONFUSED, "another label"))
 _HEADINGS = ("reference", "prediction", "differences")
 
@@ -253,7 +253,7 @@ def _finish(figure: Figure, grid: Grid, title: str, legends: Sequence[Sequence[E
         draw_legend(figure, entries, y=top / grid.height)
         top -= legend_height(entries, grid.width)
     left = 0.1 / grid.width
-    figure.text(left, 0.09 / grid.height, _NOTE, color="#8A939C", fontsize=7.5, va="bottom")
+    figure.text(left, 0.09 / grid.height, NOTE, color="#8A939C", fontsize=7.5, va="bottom")
     if title:
         figure.text(
             left, 1 - 0.13 / grid.height, drawable(shorten(title, 90)), color=LIGHT, fontsize=12, va="top",

@@ -129,6 +129,27 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _system_routes(service: Service, app: FastAPI) -> APIRouter:
     routes = APIRouter(tags=["system"])
+    _add_health(routes, service)
+
+    @routes.get("/api/v1/version", response_model=Version)
+    async def show_version() -> dict[str, Any]:
+        """Tells what runs here, and within which limits."""
+        return _version(service)
+
+    @routes.get("/openapi.json", include_in_schema=False)
+    async def description() -> JSONResponse:
+        return JSONResponse(describe(app))
+
+    if service.settings.docs:
+
+        @routes.get("/docs", include_in_schema=False)
+        async def docs() -> Response:
+            return Response(_docs_page(describe(app)), media_type="text/html; charset=utf-8")
+
+    return routes
+
+
+def _add_health(routes: APIRouter, service: Service) -> None:
     lines = service.supervisor.lines
 
     @routes.get("/healthz", response_model=Health)
@@ -144,43 +165,31 @@ def _system_routes(service: Service, app: FastAPI) -> APIRouter:
         states = {model: line.state for model, line in lines.items()}
         return {"status": "ready" if ready else "loading", "models": states}
 
-    @routes.get("/api/v1/version", response_model=Version)
-    async def show_version() -> dict[str, Any]:
-        """Tells what runs here, and within which limits."""
-        limits = service.settings.limits
-        return {
-            "name": "scanseg",
-            "version": version("scanseg"),
-            "api": "1",
-            "disclaimer": NOTICE,
-            "versions": {"python": platform.python_version(), "torch": version("torch")},
-            "devices": {model: line.device for model, line in lines.items()},
-            "limits": {
-                "upload_bytes": limits.upload_bytes,
-                "queued": limits.queued,
-                "requests_per_minute": limits.requests_per_minute,
-                "ttl_s": limits.ttl_s,
-                "job_s": limits.job_s,
-            },
-            "formats": [ending.lstrip(".") for ending in ENDINGS],
-            "mask_formats": list(MASK_FORMATS),
-            "windows": ["auto", "full", "soft tissue", "bone", "lung", "brain"],
-            "token_required": bool(service.settings.tokens),
-            "docs": service.settings.docs,
-            "trainings": bool(service.settings.watch),
-        }
 
-    @routes.get("/openapi.json", include_in_schema=False)
-    async def description() -> JSONResponse:
-        return JSONResponse(describe(app))
-
-    if service.settings.docs:
-
-        @routes.get("/docs", include_in_schema=False)
-        async def docs() -> Response:
-            return Response(_docs_page(describe(app)), media_type="text/html; charset=utf-8")
-
-    return routes
+def _version(service: Service) -> dict[str, Any]:
+    settings = service.settings
+    limits = settings.limits
+    return {
+        "name": "scanseg",
+        "version": version("scanseg"),
+        "api": "1",
+        "disclaimer": NOTICE,
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "devices": {model: line.device for model, line in service.supervisor.lines.items()},
+        "limits": {
+            "upload_bytes": limits.upload_bytes,
+            "queued": limits.queued,
+            "requests_per_minute": limits.requests_per_minute,
+            "ttl_s": limits.ttl_s,
+            "job_s": limits.job_s,
+        },
+        "formats": [ending.lstrip(".") for ending in ENDINGS],
+        "mask_formats": list(MASK_FORMATS),
+        "windows": ["auto", "full", "soft tissue", "bone", "lung", "brain"],
+        "token_required": bool(settings.tokens),
+        "docs": settings.docs,
+        "trainings": bool(settings.watch),
+    }
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -257,6 +266,11 @@ def _model_routes(service: Service) -> APIRouter:
             ]
         }
 
+    _add_snippets(routes, service)
+    return routes
+
+
+def _add_snippets(routes: APIRouter, service: Service) -> None:
     @routes.get("/{model}/snippets", response_model=Snippets)
     async def get_snippets(
         model: str,
@@ -283,8 +297,6 @@ def _model_routes(service: Service) -> APIRouter:
             base=base_url(request),
             token=bool(service.settings.tokens),
         )
-
-    return routes
 
 
 async def _shown(service: Service, model: ServedModel) -> dict[str, Any]:

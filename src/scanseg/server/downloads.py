@@ -47,9 +47,11 @@ def file_routes(service: Service) -> APIRouter:
     """Returns the routes for results and files."""
     routes = APIRouter(prefix="/api/v1")
     _add_results(routes, service)
+    _add_volumes(routes, service)
     _add_files(routes, service)
     _add_reports(routes, service, Printer())
-    _add_pictures(routes, service)
+    _add_slices(routes, service)
+    _add_meshes(routes, service)
     return routes
 
 
@@ -110,7 +112,7 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _add_files(routes: APIRouter, service: Service) -> None:
+def _add_volumes(routes: APIRouter, service: Service) -> None:
     base = "/predictions/{job_id}"
 
     @routes.get(f"{base}/mask", tags=["files"], response_class=FileResponse, responses=_BINARY)
@@ -129,6 +131,10 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         job = await service.job(job_id, owner(request), "prediction")
         result_folder(service, job)
         return await _converted(service, job, "image", format or "nii.gz", tools.make_image)
+
+
+def _add_files(routes: APIRouter, service: Service) -> None:
+    base = "/predictions/{job_id}"
 
     @routes.get(f"{base}/dicom-seg", tags=["files"], response_class=FileResponse, responses=_BINARY)
     async def segmentation(job_id: str, request: Request) -> FileResponse:
@@ -186,7 +192,7 @@ def _add_reports(routes: APIRouter, service: Service, printer: Printer) -> None:
         return _file(path, f"{job.id}.zip")
 
 
-def _add_pictures(routes: APIRouter, service: Service) -> None:
+def _add_slices(routes: APIRouter, service: Service) -> None:
     base = "/predictions/{job_id}"
 
     @routes.get(
@@ -217,6 +223,10 @@ def _add_pictures(routes: APIRouter, service: Service) -> None:
         }
         picture = await _made(service.tools.run(tools.make_slice, str(folder / "view"), axis, index, options))
         return Response(picture, media_type="image/png")
+
+
+def _add_meshes(routes: APIRouter, service: Service) -> None:
+    base = "/predictions/{job_id}"
 
     @routes.get(f"{base}/mesh/{{value}}", tags=["files"], response_class=Response, responses=_BINARY)
     async def mesh(

@@ -18,7 +18,8 @@ _NUMBERS = (
     "learning_rate", "train_loss", "validation_loss", "auxiliary_loss", "pseudo_dice", "ema_pseudo_dice",
     "seconds", "elapsed_seconds",
 )  # fmt: skip
-_COUNTS = ("step", "skipped_steps", "peak_memory_bytes")
+_COUNTS = ("step", "skipped_steps", "peak_memory_bytes", "total_memory_bytes")
+_MEMORY_KINDS = ("gpu", "process")
 
 
 class MetricsTail:
@@ -131,6 +132,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         "best": found.get("best") is True,
         **{name: _number(found.get(name)) for name in _NUMBERS},
         **{name: _count(found.get(name)) for name in _COUNTS},
+        "memory_kind": next((kind for kind in _MEMORY_KINDS if kind == found.get("memory_kind")), None),
         "pseudo_dice_per_label": {plain(name, 100): _number(value) for name, value in named},
     }
 

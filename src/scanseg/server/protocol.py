@@ -13,65 +13,79 @@ from scanseg.server.middleware import SECURITY_HEADERS
 from scanseg.server.problems import MEDIA_TYPE, problem
 
 
-def make_protocol(header_s: float) -> type[H11Protocol]:
+class Connection(H11Protocol):
+    """uvicorn's connection; it has no limit for the time that a head may take.
+
+    Attributes:
+        head_limit_s: Longest wait for the head of a request.
+    """
+
+    head_limit_s: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Waits for the first head."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes; with the first ones on an open connection the next head has begun."""
+        if self._head_timer is None and self._between_requests():
+            self._expect_head()
+        super().data_received(data)
+        if not self._between_requests():
+            self._head_came()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits for nothing more."""
+        self._head_came()
+        super().connection_lost(exc)
+
+    def _between_requests(self) -> bool:
+        return self.conn.their_state is h11.IDLE
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_limit_s, self._head_is_late)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing() and self._between_requests():
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP with a problem document, and closes."""
+        self._head_came()
+        document = problem(400, "E-SERVE-HTTP", "This is not a valid HTTP request.")
+        body = json.dumps(document).encode()
+        headers = [
+            *SECURITY_HEADERS,
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        try:
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:
+            # An answer was already on its way when the nonsense came.
+            pass
+        self.transport.close()
+
+
+def make_protocol(header_s: float) -> type[Connection]:
     """Returns a connection class that closes when a request's head takes longer than `header_s`."""
 
-    class Connection(H11Protocol):
-        """uvicorn's connection; it has no limit for the time that a head may take."""
+    class Limited(Connection):
+        """A connection of one server."""
 
-        _head_timer: asyncio.TimerHandle | None = None
+        head_limit_s = header_s
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect_head()
-
-        def data_received(self, data: bytes) -> None:
-            # A new request on an open connection: its head has begun.
-            if self._head_timer is None and self._between_requests():
-                self._expect_head()
-            super().data_received(data)
-            if not self._between_requests():
-                self._head_came()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_came()
-            super().connection_lost(exc)
-
-        def _between_requests(self) -> bool:
-            return self.conn.their_state is h11.IDLE
-
-        def _expect_head(self) -> None:
-            self._head_timer = self.loop.call_later(header_s, self._head_is_late)
-
-        def _head_came(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _head_is_late(self) -> None:
-            if not self.transport.is_closing() and self._between_requests():
-                self.transport.abort()
-
-        def send_400_response(self, msg: str) -> None:
-            self._head_came()
-            document = problem(400, "E-SERVE-HTTP", "This is not a valid HTTP request.")
-            body = json.dumps(document).encode()
-            headers = [
-                *SECURITY_HEADERS,
-                (b"content-type", MEDIA_TYPE.encode()),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-            ]
-            try:
-                for event in (
-                    h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            except h11.LocalProtocolError:
-                # An answer was already on its way when the nonsense came.
-                pass
-            self.transport.close()
-
-    return Connection
+    return Limited

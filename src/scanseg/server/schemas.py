@@ -191,6 +191,16 @@ class EpochRecord(BaseModel):
     elapsed_seconds: float | None
     skipped_steps: int | None
     peak_memory_bytes: int | None
+    total_memory_bytes: int | None
+    memory_kind: Literal["gpu", "process"] | None
+
+
+class TrainingMemory(BaseModel):
+    """The most memory that a training has used, and how much there is of the kind; null where unknown."""
+
+    peak_bytes: int
+    total_bytes: int | None
+    kind: Literal["gpu", "process"] | None
 
 
 class TrainingProblem(BaseModel):
@@ -227,6 +237,7 @@ class TrainingAnswer(BaseModel):
     recipe: dict[str, Any]
     last: EpochRecord | None
     best: EpochRecord | None
+    memory: TrainingMemory | None
     problems: list[TrainingProblem]
     links: dict[str, str]
 

@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from scanseg.errors import DataError, TrainingError
@@ -25,6 +26,9 @@ from scanseg.server.watching import FINAL, WatchedRun
 logger = logging.getLogger("scanseg.server")
 T = TypeVar("T")
 After = Annotated[int, Query(ge=0, le=1 << 53, description="Only records of later epochs.")]
+_PNG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+}
 _KEPT_CURVES = 16
 _EVERY_S = 1.0
 _AT_LEAST_S = 10.0
@@ -63,6 +67,14 @@ class Trainings:
             Refusal: 404, there is no such training, or no longer.
         """
         return await self._call(lambda: self._curves(training_id, after))
+
+    async def samples(self, training_id: str) -> bytes:
+        """Returns the picture of patches after the newest epoch, as PNG.
+
+        Raises:
+            Refusal: 404, there is no such training, or it has no picture.
+        """
+        return await self._call(lambda: self._samples(training_id))
 
     async def stop(self, training_id: str) -> dict[str, Any]:
         """Asks a training to end after the step at hand, and returns it.
@@ -104,6 +116,19 @@ class Trainings:
         after = after if after <= facts["epoch"] else 0
         return {**facts, "metrics_after": after, "metrics": run.tail.after(after)}, run.tail.generation
 
+    def _samples(self, training_id: str) -> bytes:
+        run = self._run(training_id)
+        with self._dropping(run):
+            picture = run.samples()
+        if picture is None:
+            raise Refusal(
+                404,
+                "This training has no picture of samples.",
+                code="E-WATCH-SAMPLES",
+                hint="It comes with the first epoch that ends with a validation; see links of the training.",
+            )
+        return picture
+
     def _stop(self, training_id: str) -> dict[str, Any]:
         run = self._run(training_id)
         self._look(run)
@@ -135,8 +160,14 @@ class Trainings:
         return found
 
     def _look(self, run: WatchedRun) -> dict[str, Any]:
-        try:
+        with self._dropping(run):
             return run.look(curves=True)
+
+    @contextmanager
+    def _dropping(self, run: WatchedRun) -> Iterator[None]:
+        """Refuses what cannot be read, and forgets the run."""
+        try:
+            yield
         except DataError as error:
             self._runs.pop(run.id, None)
             self._viewed.pop(run.id, None)
@@ -176,6 +207,11 @@ def training_routes(service: Service, trainings: Trainings) -> APIRouter:
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},
         )
+
+    @routes.get("/{training_id}/samples.png", response_class=Response, responses=_PNG)
+    async def get_training_samples(training_id: str) -> Response:
+        """Gives a picture of held-out patches as the network segmented them after its newest epoch."""
+        return Response(await trainings.samples(training_id), media_type="image/png")
 
     @routes.delete("/{training_id}", status_code=202, response_model=TrainingAnswer)
     async def stop_training(training_id: str) -> dict[str, Any]:

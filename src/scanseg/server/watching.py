@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,12 @@ from scanseg.training.lock import Owner, read_owner
 from scanseg.training.stopping import ask_to_stop
 
 FINAL = ("finished", "stopped", "failed")
+SAMPLES = "samples.png"
 _LOOK_S = 0.4
 _PACED_EPOCHS = 9
+_MOST_PICTURE_BYTES = 8 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNED = ("metrics.jsonl", ".lock", "config.json", "recipe.toml", "checkpoint/finished.json", SAMPLES)
 _RECIPE = (
     "network", "loss", "optimizer", "learning_rate", "schedule", "epochs", "minutes", "early_stop",
     "iterations_per_epoch", "batch_size", "patch_size", "precision", "sam_rho", "seed",
@@ -60,22 +65,28 @@ class WatchedRun:
             DataError: The folder is gone or cannot be read.
         """
         if time.monotonic() - self._looked_s >= _LOOK_S or (curves and self._kept is not None):
-            try:
-                if not is_run(self.path):
-                    raise _gone()
+            with _reading(self.path):
                 if curves or self._kept is None or self._kept != self._signature():
                     self._kept = None
                     self._facts = self._read()
-            except FileNotFoundError:
-                raise _gone() from None
-            except OSError as error:
-                raise DataError(
-                    f"The files of this training cannot be read ({error.strerror or 'input or output'}).",
-                    code="E-WATCH-READ",
-                    hint="Ask the operator to look at the folder's permissions and disk.",
-                ) from error
             self._looked_s = time.monotonic()
         return self._facts
+
+    def samples(self) -> bytes | None:
+        """Returns the picture of patches after the newest epoch; None where there is none, or no PNG.
+
+        Raises:
+            DataError: The folder is gone or cannot be read.
+        """
+        with _reading(self.path):
+            stream = open_regular(self.path / SAMPLES)
+            if stream is None:
+                return None
+            with stream:
+                content = stream.read(_MOST_PICTURE_BYTES + 1)
+        # Another file that somebody linked here is not given away.
+        is_picture = content.startswith(_PNG) and len(content) <= _MOST_PICTURE_BYTES
+        return content if is_picture else None
 
     def stop(self) -> None:
         """Asks the process that trains to end, once: a second signal would end it without saving.
@@ -98,7 +109,7 @@ class WatchedRun:
 
     def _signature(self) -> tuple[Any, ...]:
         found: list[Any] = []
-        for name in ("metrics.jsonl", ".lock", "config.json", "recipe.toml", "checkpoint/finished.json"):
+        for name in _SIGNED:
             try:
                 facts = (self.path / name).stat()
             except OSError:
@@ -136,12 +147,15 @@ class WatchedRun:
             "recipe": {name: recipe[name] for name in _RECIPE if _is_plain(recipe.get(name))},
             "last": last,
             "best": best,
+            "memory": _memory(self.tail.records),
             "problems": [_shown(finding) for finding in self._findings(state, owner)],
-            "links": {
-                "self": f"/api/v1/trainings/{self.id}",
-                "events": f"/api/v1/trainings/{self.id}/events",
-            },
+            "links": self._links(),
         }
+
+    def _links(self) -> dict[str, str]:
+        base = f"/api/v1/trainings/{self.id}"
+        links = {"self": base, "events": f"{base}/events"}
+        return links | ({"samples": f"{base}/{SAMPLES}"} if (self.path / SAMPLES).is_file() else {})
 
     def _state(self, owner: Owner | None, config: dict[str, Any]) -> str:
         if owner is not None and owner.is_running:
@@ -177,6 +191,27 @@ class WatchedRun:
                 hint = "Restore it from a copy, or run the same training command again."
                 found.append(Finding(code="E-WATCH-FILE", level="warning", text=text, hint=hint))
         return found
+
+
+@contextmanager
+def _reading(run: Path) -> Iterator[None]:
+    """Tells what goes wrong in a run's folder without its path.
+
+    Raises:
+        DataError: The folder is gone or cannot be read.
+    """
+    try:
+        if not is_run(run):
+            raise _gone()
+        yield
+    except FileNotFoundError:
+        raise _gone() from None
+    except OSError as error:
+        raise DataError(
+            f"The files of this training cannot be read ({error.strerror or 'input or output'}).",
+            code="E-WATCH-READ",
+            hint="Ask the operator to look at the folder's permissions and disk.",
+        ) from error
 
 
 class _Document:
@@ -252,6 +287,19 @@ def _forecast(
         "elapsed_s": elapsed_s,
         "eta_s": None if eta_s is None or not is_running else round(eta_s, 1),
         "expected_end": None if eta_s is None or not is_running else _stamp(time.time() + eta_s),
+    }
+
+
+def _memory(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the most that any session used: each process begins to count anew."""
+    told = [record for record in records if record["peak_memory_bytes"]]
+    if not told:
+        return None
+    most = max(told, key=lambda record: record["peak_memory_bytes"])
+    return {
+        "peak_bytes": most["peak_memory_bytes"],
+        "total_bytes": most["total_memory_bytes"],
+        "kind": most["memory_kind"],
     }
 
 

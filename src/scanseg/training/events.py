@@ -8,11 +8,14 @@ import sys
 from collections import deque
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scanseg.files import write_text
 from scanseg.optional import require
 from scanseg.training.timetable import Pace
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MetricsLog:
@@ -103,6 +106,21 @@ class Stopwatch:
         )
 
 
+def memory_used(device: torch.device) -> dict[str, Any]:
+    """Returns what a training tells about memory, as fields of metrics.jsonl.
+
+    Returns:
+        `peak_memory_bytes`, the most that was used so far; `memory_kind`, whether that is of the `gpu` or of
+        the `process`; `total_memory_bytes`, what the GPU or the machine has. None is what is not known.
+    """
+    is_gpu = device.type == "cuda"
+    return {
+        "peak_memory_bytes": peak_memory_bytes(device.type),
+        "total_memory_bytes": total_memory_bytes(device),
+        "memory_kind": "gpu" if is_gpu else "process",
+    }
+
+
 def peak_memory_bytes(device_type: str) -> int | None:
     """Returns the most memory used so far: of the GPU if there is one in use, else of this process."""
     if device_type == "cuda":
@@ -115,3 +133,14 @@ def peak_memory_bytes(device_type: str) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def total_memory_bytes(device: torch.device) -> int | None:
+    """Returns the memory of a GPU, else that of the machine; None where the system does not tell."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(getattr(os, "sysconf_names", ())):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

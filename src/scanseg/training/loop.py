@@ -27,6 +27,7 @@ from scanseg.training.interrupts import Interrupts
 from scanseg.training.lock import exclusive
 from scanseg.training.recipe import Recipe
 from scanseg.training.run import WEIGHTS, make_config
+from scanseg.training.samples import Show
 from scanseg.training.session import Session
 from scanseg.training.state import TrainingResult, TrainingState
 from scanseg.training.step import to_device
@@ -53,6 +54,7 @@ def train_network(
     restart: bool = False,
     tensorboard: bool = False,
     report: Report = silent,
+    show: Show | None = None,
 ) -> TrainingResult:
     """Trains a network on preprocessed cases and leaves its weights in the run folder.
 
@@ -64,10 +66,11 @@ def train_network(
     metrics.jsonl has a line per epoch: epoch (from 1), step, learning_rate (of its last step), train_loss,
     validation_loss, pseudo_dice (mean over the foreground classes), pseudo_dice_per_label, ema_pseudo_dice,
     best, seconds, data_seconds (waiting for batches), elapsed_seconds (over all sessions), skipped_steps,
-    peak_memory_bytes. train_loss and validation_loss are those of the logits. Where there are such things:
-    auxiliary_loss (mean over the training steps, without its factor), sigma_NAME for each component of an
-    uncertainty-aware loss, alpha_NAME for each scan of UD-Mamba (sequential_down, skip_down, sequential_up,
-    skip_up: its weight, the mean over the blocks that use it). What is not a number is null.
+    peak_memory_bytes, total_memory_bytes and memory_kind (see `memory_used`). train_loss and validation_loss
+    are those of the logits. Where there are such things: auxiliary_loss (mean over the training steps,
+    without its factor), sigma_NAME for each component of an uncertainty-aware loss, alpha_NAME for each scan
+    of UD-Mamba (sequential_down, skip_down, sequential_up, skip_up: its weight, the mean over the blocks that
+    use it). What is not a number is null.
 
     Args:
         plan: The plan the cases were preprocessed with.
@@ -84,6 +87,8 @@ def train_network(
         restart: Forget what the run folder holds of an earlier training.
         tensorboard: Also write TensorBoard's event files.
         report: Told after each step, with an estimate of the time left.
+        show: Called with each epoch's number and a few patches of its validation, the same ones every time,
+            before the epoch's line is in metrics.jsonl; nothing else depends on it.
 
     Returns:
         The result; at once, if the run has finished already.
@@ -126,6 +131,7 @@ def train_network(
             log=MetricsLog(folder, tensorboard=tensorboard),
             interrupts=interrupts,
             report=report,
+            show=show,
         )
         config = _describe(task, folder)
         state = _begin(session) if saved is None else _continue(session, *saved)

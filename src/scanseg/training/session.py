@@ -17,10 +17,11 @@ from scanseg.losses import UncertaintyAware
 from scanseg.progress import Progress, Report
 from scanseg.training.assemble import Training
 from scanseg.training.checkpoint import Checkpoints
-from scanseg.training.events import MetricsLog, Stopwatch, peak_memory_bytes
+from scanseg.training.events import MetricsLog, Stopwatch, memory_used
 from scanseg.training.interrupts import Interrupts
 from scanseg.training.recipe import Recipe
 from scanseg.training.run import WEIGHTS
+from scanseg.training.samples import Show
 from scanseg.training.state import TrainingResult, TrainingState
 from scanseg.training.step import blame
 from scanseg.training.validation import PatchScores
@@ -41,6 +42,7 @@ class Session:
         log: metrics.jsonl.
         interrupts: Signals that have come.
         report: Told after each step.
+        show: Shown samples of each validation.
         stopwatch: Measures the pace.
     """
 
@@ -53,6 +55,7 @@ class Session:
     log: MetricsLog
     interrupts: Interrupts
     report: Report
+    show: Show | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -150,6 +153,8 @@ class Session:
         if patience is not None and state.epoch - (state.best_epoch or 0) >= patience:
             state.stopped = "early_stop"
         self._keep_budget(state)
+        if self.show is not None and scores.samples:
+            self.show(state.epoch, scores.samples)
         self.log.write(record | {"ema_pseudo_dice": state.ema, "best": is_best})
         self.save(state)
         self.stopwatch.note("save", time.perf_counter() - started_s)
@@ -172,7 +177,7 @@ class Session:
             "skipped_steps": state.skipped_in_epoch,
             **{f"sigma_{name}": value for name, value in _sigmas(self.training.loss).items()},
             **{f"alpha_{name}": value for name, value in _alphas(self.training.network).items()},
-            "peak_memory_bytes": peak_memory_bytes(self.training.device.type),
+            **memory_used(self.training.device),
         }
 
     def _keep_budget(self, state: TrainingState) -> None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from scanseg.nnunet.batches import Batch
+from scanseg.training.samples import Samples
 from scanseg.training.step import mixed_precision, to_device
+from scanseg.types import PatchSample
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class PatchScores:
     Attributes:
         loss: Mean over the batches.
         dice: One per foreground class; NaN for a class that is neither present nor predicted.
+        samples: A few of the patches to look at.
     """
 
     loss: float
     dice: tuple[float, ...]
+    samples: tuple[PatchSample, ...] = ()
 
     @property
     def mean_dice(self) -> float:
@@ -69,7 +73,7 @@ def validate_patches(
         nnU-Net 2.8.1, nnUNetTrainer.validation_step and on_validation_epoch_end.
     """
     network.eval()
-    losses, counts = [], torch.zeros(())
+    losses, counts, samples = [], torch.zeros(()), Samples()
     for batch in batches:
         data, target = to_device(batch.data, batch.target, device)
         with mixed_precision(device, precision):
@@ -77,6 +81,7 @@ def validate_patches(
         losses.append(loss_function(logits, target).item())
         finest = logits if isinstance(logits, Tensor) else logits[0]
         counts = counts + confusion(finest, target if isinstance(target, Tensor) else target[0])
+        samples.take(batch, finest)
     if not losses:
         return PatchScores(math.nan, ())
-    return PatchScores(sum(losses) / len(losses), dice_per_class(counts))
+    return PatchScores(sum(losses) / len(losses), dice_per_class(counts), samples.kept())

@@ -18,6 +18,7 @@ POINTS = "document.querySelector('#chart-loss [data-line=first]')?.getAttribute(
 TRAINER = """
 import json, sys, time
 from pathlib import Path
+from PIL import Image
 from scanseg.training.interrupts import Interrupts
 from scanseg.training.lock import exclusive
 run = Path(sys.argv[1])
@@ -26,7 +27,11 @@ with exclusive(run), Interrupts() as interrupts:
         loss, dice = 1 / epoch, 1 - 1 / (epoch + 1)
         record = {"epoch": epoch, "step": 5 * epoch, "train_loss": loss, "validation_loss": 2 * loss,
             "learning_rate": 0.01, "pseudo_dice": dice, "ema_pseudo_dice": dice, "best": True,
-            "pseudo_dice_per_label": {"a": dice, "b": None}, "seconds": 0.5, "elapsed_seconds": 0.5 * epoch}
+            "pseudo_dice_per_label": {"a": dice, "b": None}, "seconds": 0.5, "elapsed_seconds": 0.5 * epoch,
+            "peak_memory_bytes": 1800 * 10**6, "total_memory_bytes": 24 * 10**9, "memory_kind": "process"}
+        picture = run / "samples.tmp"
+        Image.new("RGB", (1160, 10 + epoch)).save(picture, "PNG")
+        picture.replace(run / "samples.png")
         with open(run / "metrics.jsonl", "a") as stream:
             stream.write(json.dumps(record) + chr(10))
         time.sleep(0.5)
@@ -98,6 +103,8 @@ def test_the_curve_moves_and_the_training_is_stopped(visit, site, training, runs
     facts = page.inner_text(".training")
     for text in ("Running", "of 5000", "Epochs left", "Estimated end", "Learning rate"):
         assert text in facts, text
+    assert "1.8 GB at most, of 24 GB" in facts
+    check_samples(page)
     # Each chart says in words what it draws, under its title.
     for chart in ("loss", "dice", "rate"):
         said = page.evaluate(
@@ -137,6 +144,18 @@ def test_the_curve_moves_and_the_training_is_stopped(visit, site, training, runs
     assert unnamed == 0
 
 
+def check_samples(page: Any) -> None:
+    """The picture comes with the epochs, from memory as the policy wants it, and says what it shows."""
+    height = "document.querySelector('img.samples').naturalHeight"
+    until(page, f"{height} > 10")
+    before = page.evaluate(height)
+    until(page, f"{height} > {before}")
+    assert page.get_attribute("img.samples", "src").startswith("blob:")
+    assert page.get_attribute("img.samples", "alt").startswith("Up to four patches, the reference")
+    assert page.inner_text("section:has(img.samples) h2") == "Samples"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_damaged_run_on_a_phone(visit, runs: Path) -> None:
     one = visit(width=390, height=844)
     one.expected = ("status of 404",)
@@ -149,6 +168,7 @@ def test_a_damaged_run_on_a_phone(visit, runs: Path) -> None:
     assert page.inner_text("[data-training]") == "Not begun"
     assert page.locator("#chart-loss circle").count() == 1
     assert "No finished epoch yet" in page.inner_text("#chart-dice")
+    assert page.is_hidden("section:has(img.samples)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     (runs / "<b>broken" / "run.json").unlink()
     page.wait_for_selector(".problem >> text=E-WATCH-GONE")

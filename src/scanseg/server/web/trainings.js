@@ -3,8 +3,9 @@
 import { get, pause, send, stream } from "./api.js";
 import { curves } from "./curves.js";
 import { announce, ask, el, put } from "./dom.js";
-import { number, span, when } from "./format.js";
+import { number, size, span, when } from "./format.js";
 import { problemBox } from "./problem.js";
+import { samples } from "./samples.js";
 import { t } from "./texts.js";
 
 const STATES = { waiting: "trainingWaiting", running: "trainingRunning", finished: "trainingFinished", stopped: "trainingStopped", failed: "trainingFailed" };
@@ -95,6 +96,7 @@ async function detail(root, first, mayStop, signal) {
     curves({ id: "chart-dice", title: t("trainingDice"), range: [0, 1], lines: diceLines }, choose),
     curves({ id: "chart-rate", title: t("learningRate"), range: null, lines: () => [{ name: t("learningRate"), kind: "first", value: (record) => record.learning_rate }] }, choose),
   ];
+  const patches = samples(signal);
   const draw = () => {
     const last = view.records.at(-1)?.epoch ?? 1;
     const chosen = view.chosen ?? last;
@@ -107,6 +109,7 @@ async function detail(root, first, mayStop, signal) {
     view.records = [...view.records.filter((record) => record.epoch <= found.metrics_after), ...found.metrics];
     head(found, parts, mayStop);
     draw();
+    patches.update(found);
     fillTable(view, parts);
   };
   put(root, el("div.stack", {},
@@ -116,6 +119,7 @@ async function detail(root, first, mayStop, signal) {
       el("div.row", {}, parts.state, parts.bar, parts.eta), parts.said, parts.facts),
     el("section.card", { "aria-label": t("trainingCurves") }, el("div.charts", {}, charts.map((chart) => chart.node)),
       el("div.row.pick", {}, el("label", { for: "epoch", text: t("trainingEpoch") }), parts.slider, parts.told)),
+    patches.node,
     parts.table,
     el("section.card", { "aria-labelledby": "recipe-title" }, el("h2", { id: "recipe-title", text: t("recipe") }), parts.recipe)));
   recipeOf(first, parts);
@@ -171,9 +175,16 @@ function head(training, parts, mayStop) {
     [t("trainingElapsed"), span(training.elapsed_s)],
     [t("learningRate"), training.last && number(training.last.learning_rate)],
     [t("trainingBest"), best && t("trainingBestText", { dice: number(best.ema_pseudo_dice ?? best.pseudo_dice), epoch: best.epoch })],
+    [t(training.memory?.kind === "gpu" ? "trainingMemoryGpu" : "trainingMemory"), memoryText(training.memory)],
     [t("trainingStarted"), training.started && when(training.started)],
     [t("trainingEnded"), training.ended && when(training.ended)],
   ]);
+}
+
+function memoryText(memory) {
+  if (!memory) return null;
+  const words = { peak: size(memory.peak_bytes), total: memory.total_bytes && size(memory.total_bytes) };
+  return t(words.total ? "trainingMemoryOf" : "trainingMemoryText", words);
 }
 
 function recipeOf(training, parts) {
