@@ -180,6 +180,7 @@ def test_it_trains_and_its_loss_falls(name: str, crops: dict[int, Prepared], tmp
     assert (result.epochs, result.stopped, result.skipped_steps) == (3, "finished", 0)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for record in records:
+        assert record.pop("memory_kind") == "process"
         flat = record | record["pseudo_dice_per_label"] | {"pseudo_dice_per_label": 0}
         assert [key for key, value in flat.items() if value is None or not math.isfinite(value)] == []
     losses = [record["train_loss"] for record in records]
