@@ -20,6 +20,7 @@ FIGURES = {
     "S3": "server/test_kill.py::test_random_kills",
     "S4": "server/test_safety.py::test_nonsense_is_answered_and_forgotten",
     "S5": "server/test_safety.py::test_slow_connections_are_closed_and_nobody_waits",
+    "S6": "server/test_safety.py::test_every_route_needs_the_token",
     "S7": "faults/test_archive_attacks.py::test_archives_leave_nothing_outside_their_folder",
     "S8": "faults/test_leaks.py::test_nothing_of_one_patient_is_in_the_next",
     "S9": "server/test_safety.py::test_nothing_of_a_patient_reaches_logs_errors_or_reports",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600 if FULL else 300)]
+UPLOAD_BYTES = 4 << 20
 OPEN = {("get", "/healthz"), ("get", "/readyz")}
 
 
@@ -50,28 +53,73 @@ def routes(api: httpx.Client) -> list[tuple[str, str]]:
     return [(method, path) for path, operations in paths.items() for method in operations]
 
 
-def test_every_route_needs_the_token(server, api) -> None:
-    found = routes(api)
+def stored_bytes(server) -> int:
+    """Returns the bytes of uploads and results on the disk; files may go away meanwhile."""
+    total = 0
+    for path in (server.data / "jobs").rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def test_every_route_needs_the_token(server, api, figure) -> None:
+    """Figure S6: nothing is reached and nothing kept without a token, and of what is too large."""
+    found = [route for route in routes(api) if route not in OPEN]
     assert len(found) > 30
-    before = sum(1 for _ in server.data.rglob("*"))
-    tokens = [
+    entries, before = sum(1 for _ in server.data.rglob("*")), stored_bytes(server)
+    heads = [
         {},
         {"Authorization": "Bearer wrong"},
         {"Authorization": server.token},
         {"Cookie": server.token},
     ]
-    for method, path in found:
-        if (method, path) in OPEN:
-            continue
-        url = re.sub(r"\{\w+\}", "x", path)
-        for head in tokens:
-            answer = httpx.request(
-                method, server.url + url, headers=head, content=b"x" * 1000, trust_env=False
-            )
-            assert answer.status_code == 401, (method, path, head)
-            assert answer.headers["content-type"] == "application/problem+json"
-    assert httpx.get(f"{server.url}/openapi.json", trust_env=False).status_code == 401
-    assert sum(1 for _ in server.data.rglob("*")) == before
+    reached = []
+    for (method, path), head in itertools.product([*found, ("get", "/openapi.json")], heads):
+        url = server.url + re.sub(r"\{\w+\}", "x", path)
+        answer = httpx.request(method, url, headers=head, content=b"x" * 1000, trust_env=False)
+        if answer.status_code != 401 or answer.headers["content-type"] != "application/problem+json":
+            reached.append((method, path, head, answer.status_code))
+    kept = stored_bytes(server) - before
+    peak = most_stored_of_large_bodies(server, api) - before
+    figure("S6", routes=len(found), reached=len(reached), kept_bytes=kept, over_cap_peak_bytes=peak)
+    assert not reached
+    assert kept == 0
+    assert sum(1 for _ in server.data.rglob("*")) == entries
+    assert peak <= UPLOAD_BYTES + (8 << 20)
+
+
+def most_stored_of_large_bodies(server, api) -> int:
+    """Sends bodies over the cap, announced and endless; returns the most bytes on the disk meanwhile."""
+    head, most, done = {"X-Scanseg-Name": "a.nii.gz"}, [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most.append(stored_bytes(server))
+
+    def endless():
+        for _ in range(16 * UPLOAD_BYTES >> 17):
+            time.sleep(0.005)  # so that the other thread sees what is stored
+            yield bytes(1 << 17)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        for length in (UPLOAD_BYTES + 1, 1 << 40):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            connection.putrequest("PUT", "/api/v1/predictions")
+            token = {"Authorization": f"Bearer {server.token}", "Content-Length": str(length)}
+            for name, value in {**head, **token}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            assert connection.getresponse().status == 413
+            connection.close()
+        # The server may close while we still send.
+        with contextlib.suppress(httpx.TransportError):
+            assert api.put("/api/v1/predictions", content=endless(), headers=head).status_code == 413
+    finally:
+        done.set()
+        thread.join()
+    return max(most)
 
 
 def test_unknown_ids_and_those_of_others_look_the_same(server) -> None:
@@ -140,27 +188,7 @@ def test_the_own_page_is_served_with_strict_headers(server, api) -> None:
 
 def test_large_bodies_leave_nothing(server, api) -> None:
     before = {path: path.stat().st_size for path in (server.data / "jobs").rglob("*")}
-    head = {"X-Scanseg-Name": "a.nii.gz"}
-    for length in (4 * (1 << 20) + 1, 1 << 40):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-        connection.putrequest("PUT", "/api/v1/predictions")
-        for name, value in {
-            **head,
-            "Authorization": f"Bearer {server.token}",
-            "Content-Length": str(length),
-        }.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-        assert connection.getresponse().status == 413
-        connection.close()
-
-    def endless():
-        for _ in range(64):
-            yield bytes(1 << 17)
-
-    # The server may close while we still send.
-    with contextlib.suppress(httpx.TransportError):
-        assert api.put("/api/v1/predictions", content=endless(), headers=head).status_code == 413
+    assert most_stored_of_large_bodies(server, api) > stored_bytes(server)
     assert {path: path.stat().st_size for path in (server.data / "jobs").rglob("*")} == before
     answer = api.post(
         "/api/v1/predictions", content=b" " * 70_000, headers={"Content-Type": "application/json"}
