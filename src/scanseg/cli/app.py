@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from scanseg.allocator import keep_freed_memory
 from scanseg.cli.bench import bench
 from scanseg.cli.compare import compare
 from scanseg.cli.dataset import dataset
@@ -68,6 +69,7 @@ def main() -> None:
     # Large tensors in huge pages: the system clears and maps 2 MiB at a time instead of 4 KiB, on which a
     # convolution of a 3D patch otherwise spends a quarter of its time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_freed_memory()
     try:
         app(prog_name="scanseg")
     except KeyboardInterrupt:

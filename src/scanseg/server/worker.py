@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scanseg.allocator import keep_freed_memory, release_freed_memory
 from scanseg.errors import Error
 from scanseg.files import sync_folder, write_json
 from scanseg.pipeline.serving import ServeOptions, blank_image, load_model, read_view, serve_image
@@ -98,6 +99,7 @@ class Worker:
             finally:
                 self._job = None
                 shutil.rmtree(self.scratch, ignore_errors=True)
+                release_freed_memory()
             self.tell(event="finished", id=job.id, state=state)
             self.reader.prepare()
 
@@ -272,6 +274,7 @@ def main() -> None:
     import signal
 
     log_own_words_only()
+    keep_freed_memory()
     # These reach the whole process group; the server tells its workers itself, by closing their input.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
