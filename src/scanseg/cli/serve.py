@@ -8,9 +8,11 @@ import typer
 from scanseg.cli import options
 
 if TYPE_CHECKING:
+    from scanseg.cli.console import Output
     from scanseg.errors import UsageError
     from scanseg.server.limits import Limits
-    from scanseg.server.settings import DicomSettings
+    from scanseg.server.serving import Address
+    from scanseg.server.settings import DicomSettings, Settings
 
 
 def serve(
@@ -122,7 +124,7 @@ def serve(
         require(name, extra="serve", purpose="scanseg serve")
     from scanseg.server.limits import Limits, parse_size, parse_span
     from scanseg.server.models import model_ids
-    from scanseg.server.serving import Address, run
+    from scanseg.server.serving import run
     from scanseg.server.settings import Settings, is_local, prepare_folder
     from scanseg.server.tokens import load_tokens
 
@@ -136,13 +138,8 @@ def serve(
     data = (data_dir or Path.home() / ".scanseg").expanduser()
     limits = Limits(upload_bytes=parse_size(max_upload), ttl_s=parse_span(ttl), job_s=parse_span(job_time))
     prepare_folder(data)
-    tokens: dict[str, str] = {}
-    secret: str | None = None
-    where = token_file
-    if where is None and not is_local(host):
-        where = data / "token"
-    if where is not None:
-        tokens, secret = load_tokens(where)
+    where = token_file if token_file or is_local(host) else data / "token"
+    tokens, secret = ({}, None) if where is None else load_tokens(where)
     settings = Settings(
         runs=model_ids(model or []),
         data=data,
@@ -173,31 +170,38 @@ def serve(
         ),
     )
 
-    def tell(address: Address) -> None:
-        page = f"{address.url}/" + (f"#token={secret}" if secret else "")
-        out.result(
-            {
-                "event": "listening",
-                "url": address.url,
-                "page": page,
-                "host": address.host,
-                "port": address.port,
-                "models": list(settings.runs),
-                "dicom_port": address.dicom_port,
-                "token_file": None if where is None else str(where),
-            }
-        )
-        out.say(f"Serving {', '.join([*settings.runs, *(['trainings'] if watch else [])])} at {page}")
-        if settings.dicom is not None:
-            out.say(f"{dicom_ae_title} receives DICOM on {settings.dicom.listen.host}:{address.dicom_port}")
-        if where is not None:
-            out.say(f"Token: in {where}" + ("; it is shown only now." if secret else "."))
-        if not is_local(host):
-            out.say("Traffic is not encrypted. Put a TLS proxy in front: see docs/how-to/serve.md.")
-        out.say("Research software. Not a medical device. Stop with Ctrl-C.")
-
-    run(settings, on_listening=tell)
+    run(settings, on_listening=lambda address: _announce(out, settings, address, where, secret))
     return 0
+
+
+def _announce(
+    out: "Output", settings: "Settings", address: "Address", token_file: Path | None, secret: str | None
+) -> None:
+    """Says where the service is; `secret` is a token that was made just now."""
+    from scanseg.server.settings import is_local
+
+    page = f"{address.url}/" + (f"#token={secret}" if secret else "")
+    out.result(
+        {
+            "event": "listening",
+            "url": address.url,
+            "page": page,
+            "host": address.host,
+            "port": address.port,
+            "models": list(settings.runs),
+            "dicom_port": address.dicom_port,
+            "token_file": None if token_file is None else str(token_file),
+        }
+    )
+    out.say(f"Serving {', '.join([*settings.runs, *(['trainings'] if settings.watch else [])])} at {page}")
+    if settings.dicom is not None:
+        listen = settings.dicom.listen
+        out.say(f"{listen.ae_title} receives DICOM on {listen.host}:{address.dicom_port}")
+    if token_file is not None:
+        out.say(f"Token: in {token_file}" + ("; it is shown only now." if secret else "."))
+    if not is_local(settings.host):
+        out.say("Traffic is not encrypted. Put a TLS proxy in front: see docs/how-to/serve.md.")
+    out.say("Research software. Not a medical device. Stop with Ctrl-C.")
 
 
 def _dicom(

@@ -124,22 +124,14 @@ def train(
     _require_run_folder(folder, restart=restart)
     require_writable(folder)
     work = open_workspace(
-        Path(data),
-        Path(workspace) if workspace else folder.absolute().parent / ".scanseg",
-        images=images,
-        labels=labels,
-        layout=layout,
-        allow_geometry_mismatch=allow_geometry_mismatch,
+        Path(data), Path(workspace) if workspace else folder.absolute().parent / ".scanseg",
+        images=images, labels=labels, layout=layout, allow_geometry_mismatch=allow_geometry_mismatch,
         report=report,
-    )
+    )  # fmt: skip
     plan = make_plan(
-        work.dataset,
-        work.fingerprint,
-        orientation=work.orientation,
-        network=chosen.network,
-        memory_gb=memory_gb,
-        overrides=_plan_overrides(chosen),
-    )
+        work.dataset, work.fingerprint, orientation=work.orientation, network=chosen.network,
+        memory_gb=memory_gb, overrides=_plan_overrides(chosen),
+    )  # fmt: skip
     if configuration is None and chosen.patch_size is not None and len(chosen.patch_size) == 2:
         configuration = "2d"
     name = plan.configuration(configuration).name
@@ -148,24 +140,15 @@ def train(
     store = work.store(plan, name)
     preprocess_dataset(work.dataset, plan, name, store, report=report)
     outcome = TrainOutcome(folder)
+    logged = is_installed("tensorboard") if tensorboard is None else tensorboard
     for number, split in splits.items():
         part = folder if len(splits) == 1 else folder / f"fold_{number}"
         _write_facts(part, work, fold=number)
         result = train_network(
-            plan=plan,
-            configuration_name=name,
-            store_folder=store,
-            split=split,
-            recipe=chosen,
-            run_folder=part,
-            device=resolve_device(device),
-            threads=threads,
-            workers=workers,
-            fold=number,
-            tensorboard=is_installed("tensorboard") if tensorboard is None else tensorboard,
-            report=_drawing_curves(report, part),
-            show=_drawing_samples(part, plan, name),
-        )
+            plan=plan, configuration_name=name, store_folder=store, split=split, recipe=chosen,
+            run_folder=part, device=resolve_device(device), threads=threads, workers=workers, fold=number,
+            tensorboard=logged, report=_drawing_curves(report, part), show=_drawing_samples(part, plan, name),
+        )  # fmt: skip
         outcome.folds.append({"fold": number, **result.as_dict()})
         if validate and number != "all":
             outcome.summary = _validate(part, work, split, device, threads, report)

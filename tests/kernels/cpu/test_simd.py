@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scanseg.kernels.cpu import simd
+from scanseg.kernels.cpu import elements, simd
 from scanseg.kernels.cpu.simd import BLOCK, F32, HALF, LANES
 
 
@@ -19,7 +19,7 @@ def _arithmetic(x, y, out):
     simd.store(out, 5 * LANES, simd.where_negative(a, simd.absolute(b), simd.fill(F32(3.0))))
     simd.store(out, 6 * LANES, simd.bounded(a, simd.fill(F32(-0.5)), simd.fill(F32(0.5))))
     simd.store(out, 7 * LANES, simd.fold_fma(a, b, simd.load_half(x, 0)))
-    simd.write(out + 4 * (7 * LANES + HALF), simd.sum_lanes(x, 0), np.float32)
+    elements.write(out + 4 * (7 * LANES + HALF), simd.sum_lanes(x, 0), np.float32)
 
 
 def test_arithmetic_equals_numpy():
@@ -47,13 +47,13 @@ def test_arithmetic_equals_numpy():
 @simd.entry
 def _narrow(source, target, count):
     for i in range(0, count, LANES):
-        simd.write_lanes(target + 2 * i, simd.read_lanes(source + 4 * i, np.float32), np.uint16)
+        elements.write_lanes(target + 2 * i, elements.read_lanes(source + 4 * i, np.float32), np.uint16)
 
 
 @simd.entry
 def _narrow_one_by_one(source, target, count):
     for i in range(count):
-        simd.write(target + 2 * i, simd.read(source + 4 * i, np.float32), np.uint16)
+        elements.write(target + 2 * i, elements.read(source + 4 * i, np.float32), np.uint16)
 
 
 @pytest.mark.parametrize("narrow", [_narrow, _narrow_one_by_one], ids=["vector", "scalar"])
@@ -73,8 +73,8 @@ def test_bfloat16_rounds_as_pytorch(narrow):
 
 @simd.entry
 def _there_and_back(source, target, stride, tile, dtype):
-    simd.read_transposed(source, stride, dtype, tile, 0, LANES)
-    simd.write_transposed(target, stride, dtype, tile, 0, LANES)
+    elements.read_transposed(source, stride, dtype, tile, 0, LANES)
+    elements.write_transposed(target, stride, dtype, tile, 0, LANES)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_scratch_lies_apart_and_on_lines_of_the_cache(count):
 
 @simd.entry
 def _ask(address):
-    simd.prefetch(address)
+    elements.prefetch(address)
 
 
 @pytest.mark.parametrize("address", [0, 1, 2**63 - 1], ids=["null", "odd", "far"])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scanseg.kernels.cpu.elements import read, write
 from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_from
 from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
 from scanseg.kernels.cpu.recurrence import Tile, rescan, reverse
@@ -22,10 +23,8 @@ from scanseg.kernels.cpu.simd import (
     fma,
     load,
     outlined,
-    read,
     store,
     sum_lanes,
-    write,
 )
 from scanseg.kernels.cpu.tiles import (
     TILE,

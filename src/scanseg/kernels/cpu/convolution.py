@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scanseg.kernels.cpu.elements import read, write
 from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from
 from scanseg.kernels.cpu.simd import (
     CACHE_LINE,
@@ -23,9 +24,7 @@ from scanseg.kernels.cpu.simd import (
     fma,
     load,
     outlined,
-    read,
     store,
-    write,
 )
 from scanseg.kernels.cpu.tiles import TILE, Order, Steps, Strided, read_tile, steps_of, write_tile
 

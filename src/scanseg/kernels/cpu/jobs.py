@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scanseg.kernels.cpu.elements import read, write
 from scanseg.kernels.cpu.functions import LOG2_E
-from scanseg.kernels.cpu.simd import LANES, clear, inlined, outlined, read, write
+from scanseg.kernels.cpu.simd import LANES, clear, inlined, outlined
 from scanseg.kernels.cpu.tiles import Grouped, Order, Strided
 
 

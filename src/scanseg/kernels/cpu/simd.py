@@ -5,8 +5,7 @@ registers, four SSE registers. Nothing here names an instruction set. Numba's au
 fraction of this speed, because of `exp` and because of the layout of the state.
 
 All memory is given as byte addresses, because Numba counts references to arrays with locked instructions, a
-tenth of the time of a scan. `load`, `store` and `splat` work on float32 scratch; `read` and `write`, and
-their vector forms, on tensors, float32 or bfloat16 (`np.float32` or `np.uint16`).
+tenth of the time of a scan. `load`, `store` and `splat` work on float32 scratch; for tensors see `elements`.
 """
 
 from __future__ import annotations
@@ -81,22 +80,22 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(ir.FloatType(), kind.width))
 
 
-_FLOAT, _INT32, _INT16 = ir.FloatType(), ir.IntType(32), ir.IntType(16)
-_wide, _half, _block = Vector(LANES), Vector(HALF), Vector(BLOCK)
+FLOAT, INT32, INT16 = ir.FloatType(), ir.IntType(32), ir.IntType(16)
+wide, _half, _block = Vector(LANES), Vector(HALF), Vector(BLOCK)
 
 
-def _filled(kind: ir.Type, value: float) -> ir.Constant:
+def filled(kind: ir.Type, value: float) -> ir.Constant:
     """Returns the constant `value`, repeated if `kind` is a vector."""
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-def _like(kind: ir.Type, element: ir.Type) -> ir.Type:
+def vector_like(kind: ir.Type, element: ir.Type) -> ir.Type:
     """Returns `element`, as a vector of the same width if `kind` is a vector."""
     return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
 
 
-def _shuffle(builder: Any, first: Any, second: Any, order: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(_INT32, len(order)), order)
+def shuffled(builder: Any, first: Any, second: Any, order: list[int]) -> Any:
+    mask = ir.Constant(ir.VectorType(INT32, len(order)), order)
     return builder.shuffle_vector(first, second, mask)
 
 
@@ -149,7 +148,7 @@ def where_negative(context: Any, x: Any, yes: Any, no: Any) -> Any:
 
     def emit(c: Any, builder: Any, s: Any, values: Any) -> Any:
         x, yes, no = values
-        return builder.select(builder.fcmp_ordered("<", x, _filled(x.type, 0.0)), yes, no)
+        return builder.select(builder.fcmp_ordered("<", x, filled(x.type, 0.0)), yes, no)
 
     return x(x, x, x), emit
 
@@ -172,9 +171,9 @@ def times_power_of_two(context: Any, x: Any, shifted: Any) -> Any:
 
     def emit(c: Any, builder: Any, s: Any, values: Any) -> Any:
         kind = values[0].type
-        bits = _like(kind, _INT32)
+        bits = vector_like(kind, INT32)
         x, shifted = (builder.bitcast(value, bits) for value in values)
-        return builder.bitcast(builder.add(x, builder.shl(shifted, _filled(bits, 23))), kind)
+        return builder.bitcast(builder.add(x, builder.shl(shifted, filled(bits, 23))), kind)
 
     return x(x, x), emit
 
@@ -187,42 +186,42 @@ def fold_fma(context: Any, x: Any, y: Any, total: Any) -> Any:
         x, y, total = values
         for part in (list(range(HALF)), list(range(HALF, LANES))):
             total = _call(
-                builder, "fmuladd", _shuffle(builder, x, x, part), _shuffle(builder, y, y, part), total
+                builder, "fmuladd", shuffled(builder, x, x, part), shuffled(builder, y, y, part), total
             )
         return total
 
-    return _half(_wide, _wide, _half), emit
+    return _half(wide, wide, _half), emit
 
 
 # Between registers and scratch: float32 at an address, indexed by element.
 
 
-def _item(builder: Any, address: Any, index: Any) -> Any:
+def item_at(builder: Any, address: Any, index: Any) -> Any:
     """Returns the pointer to an element of float32 scratch."""
-    return builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
+    return builder.gep(builder.inttoptr(address, FLOAT.as_pointer()), [index])
 
 
-def _load_vector(builder: Any, pointer: Any, kind: ir.Type) -> Any:
+def load_vector(builder: Any, pointer: Any, kind: ir.Type) -> Any:
     value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
     value.align = kind.element.get_abi_size(cpu_target.target_context.target_data)
     return value
 
 
-def _store_vector(builder: Any, value: Any, pointer: Any) -> None:
+def store_vector(builder: Any, value: Any, pointer: Any) -> None:
     kind = value.type
     instruction = builder.store(value, builder.bitcast(pointer, kind.as_pointer()))
     instruction.align = kind.element.get_abi_size(cpu_target.target_context.target_data)
 
 
 def _loader(vector: Vector) -> Any:
-    kind = ir.VectorType(_FLOAT, vector.width)
-    return lambda c, builder, s, values: _load_vector(builder, _item(builder, *values), kind)
+    kind = ir.VectorType(FLOAT, vector.width)
+    return lambda c, builder, s, values: load_vector(builder, item_at(builder, *values), kind)
 
 
 @primitive
 def load(context: Any, address: Any, index: Any) -> Any:
     """LANES values from element `index` on."""
-    return _wide(types.intp, types.intp), _loader(_wide)
+    return wide(types.intp, types.intp), _loader(wide)
 
 
 @primitive
@@ -234,22 +233,22 @@ def load_half(context: Any, address: Any, index: Any) -> Any:
 @primitive
 def store(context: Any, address: Any, index: Any, x: Any) -> Any:
     """Stores x from element `index` on."""
-    return types.void(types.intp, types.intp, x), lambda c, builder, s, values: _store_vector(
-        builder, values[2], _item(builder, values[0], values[1])
+    return types.void(types.intp, types.intp, x), lambda c, builder, s, values: store_vector(
+        builder, values[2], item_at(builder, values[0], values[1])
     )
 
 
 def _broadcast(builder: Any, scalar: Any) -> Any:
-    empty = ir.Constant(ir.VectorType(_FLOAT, LANES), ir.Undefined)
-    first = builder.insert_element(empty, scalar, ir.Constant(_INT32, 0))
-    return _shuffle(builder, first, empty, [0] * LANES)
+    empty = ir.Constant(ir.VectorType(FLOAT, LANES), ir.Undefined)
+    first = builder.insert_element(empty, scalar, ir.Constant(INT32, 0))
+    return shuffled(builder, first, empty, [0] * LANES)
 
 
 @primitive
 def splat(context: Any, address: Any, index: Any) -> Any:
     """Element `index` in all lanes."""
-    return _wide(types.intp, types.intp), lambda c, builder, s, values: _broadcast(
-        builder, builder.load(_item(builder, *values))
+    return wide(types.intp, types.intp), lambda c, builder, s, values: _broadcast(
+        builder, builder.load(item_at(builder, *values))
     )
 
 
@@ -260,7 +259,7 @@ def fill(context: Any, value: Any) -> Any:
     def emit(c: Any, builder: Any, signature: Any, values: Any) -> Any:
         return _broadcast(builder, c.cast(builder, values[0], signature.args[0], types.float32))
 
-    return _wide(value), emit
+    return wide(value), emit
 
 
 @inlined
@@ -278,9 +277,9 @@ def sum_lanes(context: Any, address: Any, index: Any) -> Any:
         x = _loader(_half)(c, builder, signature, values)
         while x.type.count > 1:
             middle = x.type.count // 2
-            upper = _shuffle(builder, x, x, list(range(middle, 2 * middle)))
-            x = builder.fadd(_shuffle(builder, x, x, list(range(middle))), upper)
-        return builder.extract_element(x, ir.Constant(_INT32, 0))
+            upper = shuffled(builder, x, x, list(range(middle, 2 * middle)))
+            x = builder.fadd(shuffled(builder, x, x, list(range(middle))), upper)
+        return builder.extract_element(x, ir.Constant(INT32, 0))
 
     return types.float32(types.intp, types.intp), emit
 
@@ -295,181 +294,3 @@ def aligned(address: int) -> int:
 def behind(address: int, count: int) -> int:
     """Returns where scratch may lie behind `count` elements at `address`; a cache line stays free."""
     return address + (4 * count + 2 * CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-
-
-# Between registers and tensors.
-
-
-def _element(dtype: Any) -> ir.Type:
-    """Returns the memory type: float32, or the 16 bits of a bfloat16."""
-    return _FLOAT if dtype.dtype == types.float32 else _INT16
-
-
-def _widen(builder: Any, value: Any) -> Any:
-    """Turns bfloat16 bits into float32; float32 passes."""
-    kind = value.type
-    if (kind.element if isinstance(kind, ir.VectorType) else kind) == _FLOAT:
-        return value
-    integers = _like(kind, _INT32)
-    bits = builder.shl(builder.zext(value, integers), _filled(integers, 16))
-    return builder.bitcast(bits, _like(kind, _FLOAT))
-
-
-def _narrow(builder: Any, value: Any, element: ir.Type) -> Any:
-    """Rounds float32 to the nearest bfloat16, ties to even, NaN to a quiet NaN; float32 passes."""
-    if element == _FLOAT:
-        return value
-    integers = _like(value.type, _INT32)
-    bits = builder.bitcast(value, integers)
-    odd = builder.and_(builder.lshr(bits, _filled(integers, 16)), _filled(integers, 1))
-    rounded = builder.lshr(
-        builder.add(bits, builder.add(odd, _filled(integers, 0x7FFF))), _filled(integers, 16)
-    )
-    rounded = builder.select(builder.fcmp_unordered("uno", value, value), _filled(integers, 0x7FC0), rounded)
-    return builder.trunc(rounded, _like(value.type, _INT16))
-
-
-def _at(builder: Any, address: Any, element: ir.Type) -> Any:
-    return builder.inttoptr(address, element.as_pointer())
-
-
-@primitive
-def read(context: Any, address: Any, dtype: Any) -> Any:
-    """One element at `address`, as float32."""
-    element = _element(dtype)
-    return types.float32(types.intp, dtype), lambda c, builder, s, values: _widen(
-        builder, builder.load(_at(builder, values[0], element))
-    )
-
-
-@primitive
-def read_position(context: Any, address: Any) -> Any:
-    """One int64 at `address`."""
-    return types.intp(types.intp), lambda c, builder, s, values: builder.load(
-        _at(builder, values[0], ir.IntType(64))
-    )
-
-
-@primitive
-def write_position(context: Any, address: Any, value: Any) -> Any:
-    """Stores one int64 at `address`."""
-    return types.void(types.intp, types.intp), lambda c, builder, s, values: builder.store(
-        values[1], _at(builder, values[0], ir.IntType(64))
-    )
-
-
-@primitive
-def prefetch(context: Any, address: Any) -> Any:
-    """Asks for the cache line at `address`, which need not be valid."""
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        byte = ir.IntType(8).as_pointer()
-        signature = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        # For reading, into all levels, data.
-        flags = (ir.Constant(_INT32, value) for value in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(values[0], byte), *flags])
-
-    return types.void(types.intp), emit
-
-
-@primitive
-def write(context: Any, address: Any, value: Any, dtype: Any) -> Any:
-    """Stores one float32 at `address` as an element of `dtype`."""
-    element = _element(dtype)
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        builder.store(_narrow(builder, values[1], element), _at(builder, values[0], element))
-
-    return types.void(types.intp, types.float32, dtype), emit
-
-
-@primitive
-def read_lanes(context: Any, address: Any, dtype: Any) -> Any:
-    """LANES elements from `address`."""
-    kind = ir.VectorType(_element(dtype), LANES)
-    return _wide(types.intp, dtype), lambda c, builder, s, values: _widen(
-        builder, _load_vector(builder, _at(builder, values[0], kind.element), kind)
-    )
-
-
-@primitive
-def write_lanes(context: Any, address: Any, x: Any, dtype: Any) -> Any:
-    """Stores LANES elements at `address`."""
-    element = _element(dtype)
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        _store_vector(builder, _narrow(builder, values[1], element), _at(builder, values[0], element))
-
-    return types.void(types.intp, _wide, dtype), emit
-
-
-@primitive
-def copy_block(context: Any, address: Any, dtype: Any, target: Any) -> Any:
-    """Copies BLOCK elements of a tensor to scratch."""
-    kind = ir.VectorType(_element(dtype), BLOCK)
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        address, _, target = values
-        value = _widen(builder, _load_vector(builder, _at(builder, address, kind.element), kind))
-        _store_vector(builder, value, _at(builder, target, _FLOAT))
-
-    return types.void(types.intp, dtype, types.intp), emit
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Turns a square of BLOCK vectors in log2(BLOCK) rounds of swaps."""
-    step = BLOCK // 2
-    while step:
-        low = [BLOCK + (k ^ step) if k & step else k for k in range(BLOCK)]
-        high = [BLOCK + k if k & step else k ^ step for k in range(BLOCK)]
-        for i in range(BLOCK):
-            if not i & step:
-                x, y = rows[i], rows[i | step]
-                rows[i], rows[i | step] = _shuffle(builder, x, y, low), _shuffle(builder, x, y, high)
-        step //= 2
-    return rows
-
-
-def _index(builder: Any, start: Any, stride: Any, i: int) -> Any:
-    return builder.add(start, builder.mul(stride, ir.Constant(stride.type, i)))
-
-
-@primitive
-def read_transposed(
-    context: Any, address: Any, stride: Any, dtype: Any, target: Any, index: Any, pitch: Any
-) -> Any:
-    """Scratch element [index + j * pitch + i] = the tensor's [i * stride + j], for a square of BLOCK."""
-    kind = ir.VectorType(_element(dtype), BLOCK)
-    size = 4 if kind.element == _FLOAT else 2
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        address, stride, _, target, index, pitch = values
-        stride = builder.mul(stride, ir.Constant(stride.type, size))
-        rows = [_at(builder, _index(builder, address, stride, i), kind.element) for i in range(BLOCK)]
-        rows = [_widen(builder, _load_vector(builder, row, kind)) for row in rows]
-        for j, row in enumerate(_transposed(builder, rows)):
-            _store_vector(builder, row, _item(builder, target, _index(builder, index, pitch, j)))
-
-    return types.void(types.intp, types.intp, dtype, types.intp, types.intp, types.intp), emit
-
-
-@primitive
-def write_transposed(
-    context: Any, address: Any, stride: Any, dtype: Any, source: Any, index: Any, pitch: Any
-) -> Any:
-    """The inverse of `read_transposed`."""
-    kind = ir.VectorType(_FLOAT, BLOCK)
-    element = _element(dtype)
-    size = 4 if element == _FLOAT else 2
-
-    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
-        address, stride, _, source, index, pitch = values
-        stride = builder.mul(stride, ir.Constant(stride.type, size))
-        items = [_item(builder, source, _index(builder, index, pitch, j)) for j in range(BLOCK)]
-        rows = [_load_vector(builder, item, kind) for item in items]
-        for i, row in enumerate(_transposed(builder, rows)):
-            target = _at(builder, _index(builder, address, stride, i), element)
-            _store_vector(builder, _narrow(builder, row, element), target)
-
-    return types.void(types.intp, types.intp, dtype, types.intp, types.intp, types.intp), emit

@@ -13,25 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scanseg.kernels.arguments import KEPT_EVERY
-from scanseg.kernels.cpu.simd import (
-    BLOCK,
-    F32,
-    LANES,
+from scanseg.kernels.cpu.elements import (
     copy_block,
-    inlined,
-    load,
-    outlined,
     prefetch,
     read,
     read_lanes,
     read_position,
     read_transposed,
-    store,
     write,
     write_lanes,
     write_position,
     write_transposed,
 )
+from scanseg.kernels.cpu.simd import BLOCK, F32, LANES, inlined, load, outlined, store
 
 TILE = KEPT_EVERY
 
