@@ -144,11 +144,18 @@ class Server:
         return self.process.wait(20)
 
 
-def start_server(data: Path, *runs: Path, options: tuple[str, ...] = (), port: int = 0) -> Server:
-    """Starts `scanseg serve` and returns when it listens."""
+def start_server(
+    data: Path,
+    *runs: Path,
+    options: tuple[str, ...] = (),
+    port: int = 0,
+    prefix: tuple[str, ...] = (),
+) -> Server:
+    """Starts `scanseg serve`, behind `prefix` if there is one, and returns when it listens."""
     data.mkdir(parents=True, exist_ok=True)
     log = data.parent / f"{data.name}.log"
-    command = [sys.executable, "-m", "scanseg", "serve", "--json", "--port", str(port), "--threads", "1"]
+    command = [*prefix, sys.executable, "-m", "scanseg", "serve", "--json", "--port", str(port)]
+    command += ["--threads", "1"]
     for run in runs:
         command += ["-m", str(run)]
     with open(log, "ab") as errors:
@@ -174,8 +181,10 @@ def start(run_3d: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers of `run_3d` and ends them."""
     started: list[Server] = []
 
-    def begin(data: Path, *, options: tuple[str, ...] = (), port: int = 0) -> Server:
-        started.append(start_server(data, run_3d, options=options, port=port))
+    def begin(
+        data: Path, *, options: tuple[str, ...] = (), port: int = 0, prefix: tuple[str, ...] = ()
+    ) -> Server:
+        started.append(start_server(data, run_3d, options=options, port=port, prefix=prefix))
         return started[-1]
 
     yield begin

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import platform
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -38,6 +41,8 @@ from scanseg.server.settings import Settings
 from scanseg.server.snippets import snippets
 from scanseg.server.trainings import Trainings, training_routes
 from scanseg.server.uploads import ENDINGS
+
+logger = logging.getLogger("scanseg.server")
 
 WEB = Path(__file__).parent / "web"
 _PAGE_TYPES = {
@@ -82,6 +87,8 @@ def make_app(settings: Settings) -> tuple[Guard, Service]:
     app.add_exception_handler(Error, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(sqlite3.OperationalError, _on_disk)
+    app.add_exception_handler(OSError, _on_disk)
     app.add_exception_handler(Exception, _on_fault)
     return Guard(app, settings), service
 
@@ -103,6 +110,15 @@ async def _on_fault(request: Request, error: Exception) -> Response:
     """Answers; the guard around the application writes the log."""
     text = "The server met an unexpected fault."
     return _answer(problem(500, "E-INTERNAL", text, "Tell the operator when it happened."))
+
+
+async def _on_disk(request: Request, error: Exception) -> Response:
+    """Of the store of jobs and of files: a full disk, for one."""
+    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    logger.error("the disk cannot be written: %s", getattr(error, "sqlite_errorname", type(error).__name__))
+    text = "The server could not write to its disk."
+    return _answer(problem(507, "E-SERVE-DISK", text, "Ask the operator for room; then try again."))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -262,8 +262,13 @@ class Service:
 
     async def erase(self, job_id: str, *, keep_review: bool = False) -> None:
         """Removes a job and all its files; one that waits to be sent outlives its time, not its deletion."""
-        await self.store("delete", job_id, keep_review=keep_review)
         remove = functools.partial(shutil.rmtree, self.settings.folder(job_id), ignore_errors=True)
+        try:
+            await self.store("delete", job_id, keep_review=keep_review)
+        except sqlite3.OperationalError:
+            # On a full disk the row cannot go before its files have made room.
+            await asyncio.get_running_loop().run_in_executor(self.disk, remove)
+            await self.store("delete", job_id, keep_review=keep_review)
         await asyncio.get_running_loop().run_in_executor(self.disk, remove)
         if not keep_review:
             self.settings.outgoing(job_id).unlink(missing_ok=True)

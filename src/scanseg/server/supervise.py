@@ -66,6 +66,7 @@ class Line:
     Attributes:
         state: `loading`, `ready`, `restarting` or `broken`.
         error: Why it is broken.
+        heard_s: When it last said anything.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Line:
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
     was_ready: bool = False
+    heard_s: float = 0.0
     jobs: list[str] = field(default_factory=list)
 
 
@@ -148,8 +150,18 @@ class Supervisor:
 
     async def _recover(self, line: Line) -> None:
         """Queues again what a dead worker was at; the next worker does the same for a dead server."""
-        limits = self.settings.limits
-        await self._store("recover", line.model, tries=limits.tries, error=CRASHED, ttl_s=limits.ttl_s)
+        limits, told = self.settings.limits, False
+        while True:
+            try:
+                await self._store(
+                    "recover", line.model, tries=limits.tries, error=CRASHED, ttl_s=limits.ttl_s
+                )
+                break
+            except sqlite3.OperationalError as error:
+                if not told:
+                    logger.error("the job store cannot be written: %s; trying on", error.sqlite_errorname)
+                told = True
+                await asyncio.sleep(1.0)
         for job_id in line.jobs:
             self.news.finished(job_id)
         line.jobs.clear()
@@ -183,6 +195,7 @@ class Supervisor:
             news = json.loads(text)
         except ValueError:
             return
+        line.heard_s = time.time()
         job_id = str(news.get("id", ""))
         kind = news.get("event")
         if kind == "ready":
@@ -223,7 +236,7 @@ class Supervisor:
             await self._store("fail", job_id, TOO_LONG, ttl_s=limits.ttl_s)
             logger.warning("job %s took too long; its worker is killed", job_id)
             _kill(line.process)
-        elif now_s - lease_s > limits.lease_s:
+        elif now_s - max(lease_s, line.heard_s) > limits.lease_s:
             logger.warning("the worker of job %s gives no sign of life and is killed", job_id)
             _kill(line.process)
 

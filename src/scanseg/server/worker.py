@@ -6,6 +6,7 @@ it; the end of that input means that the server is gone. What it prints, one JSO
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,8 +17,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from scanseg.allocator import keep_freed_memory, release_freed_memory
 from scanseg.errors import Error
@@ -34,6 +37,7 @@ from scanseg.server.supervise import CRASHED
 from scanseg.types import Image
 
 logger = logging.getLogger("scanseg.worker")
+T = TypeVar("T")
 _BEAT_S = 2.0
 
 
@@ -68,10 +72,7 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
         # What a living server saw dying it has queued again itself; what is left ended with its server.
-        self.store.recover(
-            self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s,
-            returns=self.limits.returns,
-        )  # fmt: skip
+        self._stored(self._recover)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.reader.prepare()
         try:
@@ -85,7 +86,7 @@ class Worker:
         self.tell(event="ready", device=str(model.device))
         while True:
             self.awake.clear()
-            job = self.store.claim(self.model_id, self.name)
+            job = self._stored(lambda: self.store.claim(self.model_id, self.name))
             if job is None:
                 self.awake.wait(1.0)
                 continue
@@ -94,7 +95,7 @@ class Worker:
             try:
                 state, trouble = self._do(job, model, facts)
                 # A job that is no longer ours was cancelled or erased: then nothing of it may stay.
-                if not self.store.finish(job.id, self.name, state, ttl_s=self.limits.ttl_s, error=trouble):
+                if not self._stored(partial(self._finish, job, state, trouble)):
                     self._forget(job)
             finally:
                 self._job = None
@@ -104,10 +105,34 @@ class Worker:
             self.reader.prepare()
 
     def tell(self, **news: Any) -> None:
-        """Prints one line of news."""
-        with self._printing:
-            sys.stdout.write(json.dumps(news) + "\n")
-            sys.stdout.flush()
+        """Prints one line of news; without anybody to read it, the server is gone."""
+        try:
+            with self._printing:
+                sys.stdout.write(json.dumps(news) + "\n")
+                sys.stdout.flush()
+        except OSError:
+            self._end()
+
+    def _recover(self) -> None:
+        self.store.recover(
+            self.model_id, tries=self.limits.tries, error=CRASHED, ttl_s=self.limits.ttl_s,
+            returns=self.limits.returns,
+        )  # fmt: skip
+
+    def _finish(self, job: Job, state: str, trouble: dict[str, Any] | None) -> bool:
+        return self.store.finish(job.id, self.name, state, ttl_s=self.limits.ttl_s, error=trouble)
+
+    def _stored(self, call: Callable[[], T]) -> T:
+        """Returns what a call of the store returns; waits while the store cannot be written."""
+        told = False
+        while True:
+            try:
+                return call()
+            except sqlite3.OperationalError as error:
+                if not told:
+                    logger.error("the job store cannot be written: %s; trying on", error.sqlite_errorname)
+                told = True
+                time.sleep(1.0)
 
     def _warm_up(self, model: Any) -> None:
         """Predicts an empty image of one patch, so that the first person does not wait for imports."""
@@ -139,8 +164,11 @@ class Worker:
             return "failed", problem(422, "E-PREDICT-MEMORY", "Not enough memory for this image.", hint)
         except OSError as error:
             logger.error("job %s failed: errno %s", job.id, error.errno)
+            text = "Reading or writing on the server failed."
+            if error.errno == errno.ENOSPC:
+                text = "The disk of the server is full."
             hint = "Tell the operator of the server; then send the image again."
-            return "failed", problem(422, "E-PREDICT-IO", "Reading or writing on the server failed.", hint)
+            return "failed", problem(422, "E-PREDICT-IO", text, hint)
         except Exception as error:
             # The text of the exception may hold what stands in the file; only its class is told.
             logger.error("job %s failed: unexpected %s", job.id, type(error).__name__)
@@ -227,16 +255,23 @@ class Worker:
             try:
                 if job is not None and not store.beat(job.id, self.name):
                     lost.set()
-            except sqlite3.Error as error:
-                logger.warning("no sign of life could be written: %s", type(error).__name__)
+            except sqlite3.OperationalError:
+                # A full disk, for one. The server hears this instead.
+                self.tell(event="alive")
 
     def _listen(self) -> None:
         """Wakes the work at each line; when the server is gone, gives back the job and ends at once."""
         for line in sys.stdin:
             if line.strip():
                 self.awake.set()
-        Store(self.data / "jobs.sqlite3").release(self.name)
-        os._exit(0)
+        self._end()
+
+    def _end(self) -> NoReturn:
+        """Gives back the job and ends at once: the server is gone, or is ending."""
+        try:
+            Store(self.data / "jobs.sqlite3").release(self.name)
+        finally:
+            os._exit(0)
 
     # -- small things --------------------
 
