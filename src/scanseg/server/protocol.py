@@ -12,9 +12,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from scanseg.server.middleware import SECURITY_HEADERS
 from scanseg.server.problems import MEDIA_TYPE, problem
 
+PIECE_BYTES = 8192
 
-class Connection(H11Protocol):
+
+class Connection(H11Protocol, asyncio.BufferedProtocol):
     """uvicorn's connection; it has no limit for the time that a head may take.
+
+    It also takes all that has come, up to 256 KiB, at once: with chunks of one byte that is over a second of
+    work, for which everybody else waits. Here a turn is `PIECE_BYTES`.
 
     Attributes:
         head_limit_s: Longest wait for the head of a request.
@@ -22,11 +27,23 @@ class Connection(H11Protocol):
 
     head_limit_s: float
     _head_timer: asyncio.TimerHandle | None = None
+    _piece: bytearray | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Waits for the first head."""
         super().connection_made(transport)
         self._expect_head()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Returns where the next bytes are put."""
+        if self._piece is None:
+            self._piece = bytearray(PIECE_BYTES)
+        return self._piece
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Takes the bytes that were put there."""
+        if self._piece is not None:
+            self.data_received(bytes(self._piece[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes; with the first ones on an open connection the next head has begun."""
