@@ -126,11 +126,12 @@ class Server:
     def workers(self) -> list[int]:
         """Process ids of the model workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [
-            int(pid)
-            for pid in children
-            if b"scanseg.server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        found = []
+        for pid in children:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+                if b"scanseg.server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+        return found
 
     def kill(self) -> None:
         """Kills the server, not its workers."""
