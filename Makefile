@@ -6,14 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_ARGS ?=
 RESULTS_ARGS ?=
 FIGURES := build/figures
-SYSTEM_PACKAGES := chromium orthanc orthanc-dicomweb libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
+SYSTEM_PACKAGES := chromium nginx-light orthanc orthanc-dicomweb libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
 
 .PHONY: help demo test test-gpu system-packages lint docs faults figure bench results clean
 help:
 	@echo "make demo    install, then train, predict, evaluate and report on real images (just over a minute on 2 cores, after the installation)"
 	@echo "make test    install, then run linters, type checks and every test"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU; they are skipped, with the reason, where there is none"
-	@echo "make system-packages  a PACS, a browser and Pango for the tests (Debian, as root); without them those tests are skipped"
+	@echo "make system-packages  a PACS, a browser, a proxy and Pango for the tests (Debian, as root); without them those tests are skipped"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make docs    write the generated reference pages"
 	@echo "make faults  the damage and crash tests at full size; their figures as JSON"
@@ -49,12 +49,12 @@ test: lint
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests
 
-# Never fails: the tests that need these programs say why they are skipped where they cannot be had.
+# RUNLEVEL=1: nothing that is installed shall start by itself. Never fails: the tests that need these programs say why they are skipped where they cannot be had.
 system-packages:
 	@if ! command -v apt-get >/dev/null; then echo "system-packages: no apt-get here; going on without $(SYSTEM_PACKAGES)"; \
 	elif [ "$$(id -u)" != 0 ]; then echo "system-packages: not root; going on without installing $(SYSTEM_PACKAGES)"; \
 	elif dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1; then echo "system-packages: all there"; \
-	else { timeout 900 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 1800 apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } \
+	else { timeout 900 apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 timeout 1800 apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; } \
 		|| echo "system-packages: could not be installed; going on without $(SYSTEM_PACKAGES)"; fi
 
 docs: $(VENV)/.dev

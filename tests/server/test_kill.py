@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -20,12 +19,6 @@ KILLS, CLIENTS = (300, 50) if FULL else (3, 3)
 # In a long storm most jobs shall end: one that loses its worker twice under a living server is given up.
 PAUSE_S = 6.0 if FULL else 0.6
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200 if FULL else 400)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def cpu_s(pid: int) -> float:
@@ -85,7 +78,7 @@ def references(demo_data, run_3d, tmp_path_factory) -> dict[str, tuple[bytes, by
     }
 
 
-def test_random_kills(start, tmp_path, references, figure) -> None:
+def test_random_kills(start, tmp_path, references, figure, free_port) -> None:
     """Figure S3: acknowledged jobs that are lost, wrong or done twice; all must be none."""
     seed, port = 3, free_port()
     generator = random.Random(seed)
