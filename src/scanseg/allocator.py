@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable
@@ -37,10 +36,12 @@ def keep_freed_memory() -> bool:
 def release_freed_memory() -> bool:
     """Gives all freed memory back to the system; returns whether there was any to give back."""
     trim = _function("malloc_trim")
-    return trim is not None and bool(trim(ctypes.c_size_t(0)))
+    return trim is not None and bool(trim(0))
 
 
 def _function(name: str) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
+    import ctypes  # takes a while, and the command line should be there at once
+
     return getattr(ctypes.CDLL(None), name, None)

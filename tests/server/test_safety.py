@@ -299,25 +299,34 @@ def test_nonsense_is_answered_and_forgotten(server, api, figure) -> None:
 
 
 def test_mutated_uploads_fail_with_words(server, api, image_3d) -> None:
-    seed = 5
-    generator, workers = random.Random(seed), server.workers()
-    sound = image_3d.read_bytes()
-    urls = []
-    for _ in range(500 if FULL else 12):
+    seed, workers, sound = 5, server.workers(), image_3d.read_bytes()
+    before_kb = memory_kb(server.process.pid)
+
+    def upload(number: int) -> tuple[int, dict]:
+        generator = random.Random(f"{seed} {number}")
         body = bytearray(sound[: generator.randint(1, len(sound))])
         for _ in range(generator.randint(1, 20)):
             body[generator.randrange(len(body))] = generator.randrange(256)
         name = generator.choice(["a.nii.gz", "a.nii", "a.png", "a.tif", "a.mha", "a.nrrd", "a.zip", "a.jpg"])
-        made = api.put("/api/v1/predictions", content=bytes(body), headers={"X-Scanseg-Name": name})
-        assert made.status_code == 202
-        urls.append(made.json()["links"]["self"])
-    for url in urls:
-        job = api.get(f"{url}?wait=60").json()
-        assert job["state"] == "failed", (seed, job)
-        assert re.fullmatch(r"E-[A-Z0-9-]+", job["error"]["code"])
-        assert job["error"]["code"] != "E-INTERNAL"
-        assert job["error"]["detail"]
+        head = {"X-Scanseg-Name": name}
+        while (made := api.put("/api/v1/predictions", content=bytes(body), headers=head)).status_code == 429:
+            time.sleep(float(made.headers["retry-after"]))
+        assert made.status_code == 202, made.text
+        job = made.json()
+        while job["state"] not in ("done", "failed"):
+            answer = api.get(f"{job['links']['self']}?wait=60")
+            job = answer.json() if answer.status_code == 200 else job
+        return number, job
+
+    with ThreadPoolExecutor(16 if FULL else 2) as pool:
+        for number, job in pool.map(upload, range(500 if FULL else 12)):
+            assert job["state"] == "failed", (seed, number, job)
+            assert re.fullmatch(r"E-[A-Z0-9-]+", job["error"]["code"])
+            assert job["error"]["code"] != "E-INTERNAL", (seed, number)
+            assert job["error"]["detail"]
     assert server.workers() == workers
+    assert memory_kb(server.process.pid) - before_kb < 50 << 10
+    assert "unexpected" not in server.log.read_text()
 
 
 # -- slowness ------------------------------
@@ -372,15 +381,19 @@ async def _besiege(port: int, count: int, token: str) -> tuple[list[float], list
 
 def test_slow_connections_are_closed_and_nobody_waits(server, figure) -> None:
     """Figure S5: closed within 12 s of a limit of 10 s; health answers meanwhile."""
-    closed, delays = asyncio.run(_besiege(server.port, 1000 if FULL else 60, server.token))
+    closed, delays = asyncio.run(_besiege(server.port, 1000 if FULL else 300, server.token))
+    delays.sort()
+    median_s, most_s = delays[len(delays) // 2], delays[len(delays) * 99 // 100 - 1]
     figure(
-        "S5", connections=len(closed), closed_after_s=round(max(closed), 2),
-        health_median_ms=round(1000 * sorted(delays)[len(delays) // 2], 1),
-        health_worst_ms=round(1000 * max(delays), 1),
+        "S5", connections=len(closed), closed_after_s=round(max(closed), 2), health_checks=len(delays),
+        health_median_ms=round(1000 * median_s, 1), health_p99_ms=round(1000 * most_s, 1),
+        health_worst_ms=round(1000 * delays[-1], 1),
     )  # fmt: skip
     assert max(closed) < 10 + 2 + 3  # three seconds for a busy test machine
     assert min(closed) > 5
-    assert sorted(delays)[len(delays) // 2] < 0.25
+    assert median_s < 0.25
+    if FULL:
+        assert most_s < 0.25, delays[-5:]
 
 
 def test_a_body_that_trickles_is_given_up() -> None:

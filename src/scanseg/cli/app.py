@@ -4,13 +4,13 @@ Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data refused by a c
 cases failed; 130 interrupted (state saved).
 """
 
+import gc
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from scanseg.allocator import keep_freed_memory
 from scanseg.cli.bench import bench
 from scanseg.cli.compare import compare
 from scanseg.cli.dataset import dataset
@@ -52,6 +52,10 @@ def options(
     ] = False,
 ) -> None:
     """Segment biomedical images with state-space (Mamba) networks, on any machine."""
+    from scanseg.allocator import keep_freed_memory
+
+    gc.enable()
+    keep_freed_memory()
 
 
 app.add_typer(dataset, name="dataset")
@@ -69,7 +73,8 @@ def main() -> None:
     # Large tensors in huge pages: the system clears and maps 2 MiB at a time instead of 4 KiB, on which a
     # convolution of a 3D patch otherwise spends a quarter of its time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    keep_freed_memory()
+    # Until a verb begins, and for --help, there is nothing to collect.
+    gc.disable()
     try:
         app(prog_name="scanseg")
     except KeyboardInterrupt:
