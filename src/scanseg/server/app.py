@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from scanseg.errors import Error
 from scanseg.server.downloads import MASK_FORMATS, base_url, file_routes
+from scanseg.server.jobs import may_pass
 from scanseg.server.middleware import Guard
 from scanseg.server.models import NOTICE, ServedModel
 from scanseg.server.next_steps import tables_for
@@ -114,7 +115,8 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 
 async def _on_disk(request: Request, error: Exception) -> Response:
     """Of the store of jobs and of files: a full disk, for one."""
-    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and not may_pass(error):
         raise error
     logger.error("the disk cannot be written: %s", getattr(error, "sqlite_errorname", type(error).__name__))
     text = "The server could not write to its disk."

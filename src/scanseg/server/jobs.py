@@ -39,6 +39,14 @@ CREATE TABLE reviews (
 """
 
 
+_PASSING = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")
+
+
+def may_pass(error: Exception) -> bool:
+    """Tells whether an error of the store is one of the disk or of others at work, not a fault of ours."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith(_PASSING)
+
+
 class Store:
     """Jobs in `jobs.sqlite3`. Every change is a committed, synced transaction when the method returns.
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from scanseg.server.jobs import may_pass
 from scanseg.server.problems import problem
 from scanseg.server.settings import Settings
 
@@ -158,6 +159,8 @@ class Supervisor:
                 )
                 break
             except sqlite3.OperationalError as error:
+                if not may_pass(error):
+                    raise
                 if not told:
                     logger.error("the job store cannot be written: %s; trying on", error.sqlite_errorname)
                 told = True

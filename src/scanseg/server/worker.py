@@ -27,7 +27,7 @@ from scanseg.errors import Error
 from scanseg.files import sync_folder, write_json
 from scanseg.pipeline.serving import ServeOptions, blank_image, load_model, read_view, serve_image
 from scanseg.progress import Eta, Progress
-from scanseg.server.jobs import Job, Store
+from scanseg.server.jobs import Job, Store, may_pass
 from scanseg.server.limits import Limits
 from scanseg.server.models import ServedModel, describe_model
 from scanseg.server.problems import problem
@@ -129,6 +129,8 @@ class Worker:
             try:
                 return call()
             except sqlite3.OperationalError as error:
+                if not may_pass(error):
+                    raise
                 if not told:
                     logger.error("the job store cannot be written: %s; trying on", error.sqlite_errorname)
                 told = True
@@ -255,7 +257,7 @@ class Worker:
             try:
                 if job is not None and not store.beat(job.id, self.name):
                     lost.set()
-            except sqlite3.OperationalError:
+            except sqlite3.Error:
                 # A full disk, for one. The server hears this instead.
                 self.tell(event="alive")
 
