@@ -33,7 +33,9 @@ app = typer.Typer(
     epilog="Research software. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Help as plain text: drawing its boxes takes as long as all else that --help does.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 

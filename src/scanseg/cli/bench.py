@@ -52,7 +52,9 @@ def scan(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Time the selective scan: our kernel, the naive loop, mambapy, transformers, torch's associative_scan.
+    """Time the selective scan against other formulations.
+
+    Our kernel, the naive loop, mambapy, transformers, torch's associative_scan.
 
     A time is printed only if outputs and gradients agree with the float64 reference. Slow ones are timed
     on fewer steps, and our kernel on as many.
@@ -75,7 +77,10 @@ def orders(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Time four scans in their own orders (cross scan, sorted scans): fused, and gather, scan, scatter."""
+    """Time four scans in their own orders: fused, and unfused.
+
+    Cross scan and sorted scans; unfused is gather, scan, scatter.
+    """
     _contest("orders", shapes, peers, threads, minutes, call, seed, output, json, quiet, verbose)
 
 
@@ -93,7 +98,10 @@ def growth(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Time the scan from 256 steps to a million, and divide each time by that of half the length."""
+    """Time the scan from 256 steps to a million.
+
+    Each time is divided by that of half the length.
+    """
     from scanseg import pipeline
     from scanseg.cli.console import Output
 
@@ -154,7 +162,10 @@ def network(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Time a training step and a forward pass of networks; count parameters, operations and memory."""
+    """Time a training step and a forward pass of networks.
+
+    Counts parameters, operations and memory.
+    """
     from scanseg import pipeline
     from scanseg.cli.console import Output
     from scanseg.cli.networks import parse_size

@@ -44,7 +44,9 @@ def compare(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Compare runs case by case: mean and interval, paired difference, Wilcoxon with Holm, ranks, cost.
+    """Compare runs case by case.
+
+    Mean and interval, paired difference, Wilcoxon with Holm, ranks, cost.
 
     Runs that were measured on different cases or references are refused.
     """

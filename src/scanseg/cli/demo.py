@@ -27,7 +27,7 @@ def demo(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check, plan, train, predict cases the network never saw, measure them and write a report.
+    """Train on small data, predict unseen cases, measure and report.
 
     Takes under three minutes on two processor cores.
     """

@@ -62,7 +62,7 @@ def listen(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Wait for DICOM series (C-STORE), segment each, and send the segmentation back. Stop with Ctrl-C."""
+    """Receive series (C-STORE), segment and send back. Stop with Ctrl-C."""
     from scanseg.cli.console import Output
     from scanseg.dicomnet.destination import parse_destination
     from scanseg.dicomnet.listening import listen as start
@@ -116,7 +116,10 @@ def deidentify(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Copy DICOM files without what names the patient (PS3.15 basic profile). Pixels are not looked at."""
+    """Copy files without what names the patient.
+
+    PS3.15 basic profile. Pixels are not looked at.
+    """
     from scanseg.cli.console import Output
     from scanseg.data.dicom_deidentify import NOTICE
     from scanseg.data.dicom_deidentify import deidentify as run
@@ -147,7 +150,10 @@ def sort(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Copy mixed DICOM files, such as those of a disc, into a folder for each series."""
+    """Copy mixed files into a folder for each series.
+
+    Such as the files of a disc.
+    """
     from scanseg.cli.console import Output
     from scanseg.data.dicom_sort import sort_series
 

@@ -43,7 +43,9 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Measure masks against references: per case and label, with means and bootstrap intervals.
+    """Measure masks against references, per case and label.
+
+    Means come with bootstrap intervals.
 
     A DICOM segmentation is CASE.dcm; its segments are told by their names where --dataset names the labels.
 

@@ -24,7 +24,9 @@ def explain(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show what a network sees: entropy of its output; for UD-Mamba the uncertainty and order of every block.
+    """Show what a network sees: the entropy of its output.
+
+    For UD-Mamba also the uncertainty and order of every block.
 
     Weights of scans (alpha) and of losses (sigma) over the training are drawn where it learned them. Nothing
     here says where the network is wrong: that needs references, see `scanseg evaluate`.

@@ -57,7 +57,9 @@ def show(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Describe a network: paper, licences, differences, stages, parameters and operations at a patch size.
+    """Describe a network at a patch size.
+
+    Paper, licences, differences, stages, parameters and operations.
 
     Counts that were printed for it, or made on its released code, stand beside ours.
     """

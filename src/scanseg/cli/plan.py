@@ -39,7 +39,7 @@ def plan(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure a dataset and choose spacing, patch, batch and stages with nnU-Net's rules."""
+    """Choose spacing, patch, batch and stages by nnU-Net's rules."""
     from scanseg import pipeline
     from scanseg.cli.console import Output
     from scanseg.cli.networks import parse_size

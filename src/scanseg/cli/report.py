@@ -16,7 +16,10 @@ def report(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write report.html of a run: one file, no network needed to read it."""
+    """Write report.html of a run.
+
+    One file, no network needed to read it.
+    """
     from scanseg import pipeline
     from scanseg.cli.console import Output
 

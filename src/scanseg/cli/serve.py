@@ -113,7 +113,9 @@ def serve(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Serve models as a REST API with a web page, on this machine only unless --host says otherwise.
+    """Serve models as a REST API with a web page.
+
+    On this machine only, unless --host says otherwise.
 
     With --watch it shows trainings, with or without models.
     """

@@ -83,7 +83,9 @@ def train(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check, plan, prepare, train, predict the held-out cases, measure them and write report.html.
+    """Train a network, predict the held-out cases and report.
+
+    Checks, plans and prepares the dataset first.
 
     The same command continues a run that was stopped, and ends with the same weights.
     """
