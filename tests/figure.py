@@ -19,6 +19,7 @@ TESTS = Path(__file__).parent
 FIGURES = {
     "S3": "server/test_kill.py::test_random_kills",
     "S4": "server/test_safety.py::test_nonsense_is_answered_and_forgotten",
+    "S4-uploads": "server/test_safety.py::test_mutated_uploads_fail_with_words",
     "S5": "server/test_safety.py::test_slow_connections_are_closed_and_nobody_waits",
     "S6": "server/test_safety.py::test_every_route_needs_the_token",
     "S7": "faults/test_archive_attacks.py::test_archives_leave_nothing_outside_their_folder",

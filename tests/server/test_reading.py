@@ -1,8 +1,10 @@
 """The process that parses uploads: confined, replaced, and never believed to come back."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from scanseg.errors import DataError
 from scanseg.pipeline.serving import read_view
 from scanseg.server.reading import Reader
 
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the model to be trained
 
 
@@ -65,14 +68,74 @@ def test_a_reader_that_hangs_or_dies_is_an_error(reader, image_3d, tmp_path) -> 
         reader.read(orders, limit_s=0.001)
     assert late.value.code == "E-SERVE-READ-TIME"
     reader.prepare()
-    reader._next.kill()
+    assert reader._process is not None
+    reader._process.kill()
     with pytest.raises(DataError) as dead:
         reader.read(orders, limit_s=60)
     assert dead.value.code == "E-SERVE-READ-CRASH"
     assert reader.read(orders, limit_s=60)["files"] == 1
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def _start(parse: str) -> subprocess.Popen[str]:
+    """Starts the reading process with other code in the place of `_parse`."""
+    code = (
+        "import os, sys, time\n"
+        "from scanseg.server import reading\n"
+        f"def parse(orders):\n    {parse}\n"
+        "reading._parse = parse\n"
+        "reading.main()\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+@linux_only
+def test_cases_do_not_meet() -> None:
+    parse = "; ".join([
+        "sys.seen = [*getattr(sys, 'seen', []), 1]",
+        "sys.stdout.write('no\\n')",
+        "found = {'seen': sys.seen, 'stdin': os.readlink('/proc/self/fd/0'), 'pid': os.getpid()}",
+        "return found | {'open': os.listdir('/proc/self/fd')}",
+    ])  # fmt: skip
+    with _start(parse) as process:
+        process.stdin.write("{}\n{}\n")
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.stdin.close()
+        assert process.stdout.read() == ""
+    assert len({first.pop("pid"), second.pop("pid"), process.pid}) == 3
+    assert first == second
+    assert (first["seen"], first["stdin"]) == ([1], os.devnull)
+    assert len(first["open"]) == 5  # three streams that lead nowhere, the answer, and the listing itself
+
+
+@linux_only
+def test_a_case_that_dies_takes_none_with_it() -> None:
+    with _start("return os._exit(9) if orders else {}") as process:
+        process.stdin.write('{"die": 1}\n{}\n')
+        assert [process.stdout.readline() for _ in range(2)] == ["\n", "{}\n"]
+        process.stdin.close()
+
+
+@linux_only
+def test_parsing_ends_with_the_process_that_asked(tmp_path) -> None:
+    note = tmp_path / "pid"
+    with _start("open(orders['note'], 'w').write(str(os.getpid())); time.sleep(60)") as process:
+        process.stdin.write(json.dumps({"note": str(note)}) + "\n")
+        _until(lambda: note.is_file() and note.read_text())
+        process.kill()
+        child = Path("/proc", note.read_text())
+        _until(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
+
+
+def _until(true) -> None:
+    limit_s = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < limit_s
+        time.sleep(0.02)
+
+
+@linux_only
 def test_nothing_is_parsed_before_the_limits_hold() -> None:
     code = (
         "import resource as r\n"
@@ -91,7 +154,7 @@ def test_nothing_is_parsed_before_the_limits_hold() -> None:
     assert 0 < limits["RLIMIT_CPU"] <= 900
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+@linux_only
 def test_it_is_confined() -> None:
     code = (
         "import json, resource, socket\n"

@@ -1,8 +1,9 @@
 """Uploads are parsed in a process of their own, once per case, under limits and without network.
 
-`python -m scanseg.server.reading` reads one JSON line, parses, writes one raw array and one JSON file,
-answers with one JSON line and ends. The parent starts the next one beforehand, so that nobody waits for its
-imports.
+`python -m scanseg.server.reading` reads one JSON line per case and answers with one. It parses nothing
+itself: each case is parsed in a fork of it, which writes one raw array and one JSON file and ends, so that a
+case neither waits for imports nor meets what another one left behind. Where processes cannot be forked
+safely, it parses one case itself and ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,23 +24,29 @@ from scanseg.errors import DataError, Error, UsageError
 _MEMORY_BYTES = 16 << 30
 _FILE_BYTES = 16 << 30
 _CPU_S = 900
+_ANSWER_BYTES = 1 << 20
+_FORKS = sys.platform.startswith("linux")
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 
 
 class Reader:
-    """Starts reading processes and talks to them. For one thread."""
+    """Starts the reading process and talks to it. For one thread, which must live as long as the process."""
 
     def __init__(self) -> None:
-        self._next: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
-        """Starts the process for the next case."""
-        if self._next is None:
-            self._next = subprocess.Popen(
+        """Starts the process, if there is none that can take a case."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._process is None:
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "scanseg.server.reading"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                # It multiplies no matrices; threads would make forking unsafe.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
 
     def read(self, orders: dict[str, Any], *, limit_s: float) -> dict[str, Any]:
@@ -52,7 +60,7 @@ class Reader:
             Error: What the file was refused for; also when the process died or took too long.
         """
         self.prepare()
-        process, self._next = self._next, None
+        process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise UsageError("The reading process has no pipes.", code="E-SERVE-READER")
         try:
@@ -60,11 +68,12 @@ class Reader:
                 process.stdin.write(json.dumps(orders).encode() + b"\n")
                 process.stdin.flush()
             answer = _answer(process, limit_s)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
+        except BaseException:
+            # Whatever it still does or says belongs to this case.
+            self.close()
+            raise
+        if not _FORKS:
+            self.close()
         if "error" in answer:
             found = answer["error"]
             kind = UsageError if found["kind"] == "UsageError" else DataError
@@ -72,11 +81,15 @@ class Reader:
         return answer
 
     def close(self) -> None:
-        """Ends the process that waits."""
-        if self._next is not None:
-            self._next.kill()
-            self._next.wait()
-            self._next = None
+        """Ends the process, and with it the one that parses."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
 
 def _answer(process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
@@ -91,7 +104,7 @@ def _answer(process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
     timer.daemon = True
     timer.start()
     try:
-        line = b"" if process.stdout is None else process.stdout.readline()
+        line = b"" if process.stdout is None else process.stdout.readline(_ANSWER_BYTES)
     finally:
         timer.cancel()
     if late.is_set():
@@ -100,7 +113,7 @@ def _answer(process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
             code="E-SERVE-READ-TIME",
             hint="Convert the image to uncompressed NIfTI, or crop it.",
         )
-    if not line.endswith(b"\n"):
+    if not line.endswith(b"\n") or not line.strip():
         raise DataError(
             "The image made the process that reads it fail; it is damaged or needs too much memory.",
             code="E-SERVE-READ-CRASH",
@@ -169,38 +182,85 @@ def _unpacked(archive: Path, folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Reads orders, parses, answers."""
+    """Reads orders, has them carried out, answers."""
     # Imported before the limits, which may not allow to.
     import nibabel  # noqa: F401
     import numpy  # noqa: F401
 
     import scanseg.data.image
-    import scanseg.data.zip_images  # noqa: F401
+    import scanseg.data.zip_images
+    import scanseg.pipeline.serving  # noqa: F401
 
-    line = sys.stdin.readline()
-    if not line:
-        return
-    orders = json.loads(line)
-    # Only this one line is ever printed, whatever libraries say.
-    answer_to = os.dup(1)
+    with contextlib.suppress(ImportError):
+        import pydicom  # noqa: F401
+
+    _die_with_parent()
+    # Only answers are ever printed, whatever libraries say.
+    answers = os.dup(1)
     os.dup2(2, 1)
+    # Without a buffer, in which a fork would find the orders of later cases.
+    with open(os.dup(0), "rb", buffering=0) as orders:
+        while line := orders.readline():
+            os.write(answers, _forked(line) if _FORKS else _carry_out(line))
+            if not _FORKS:
+                break
+
+
+def _forked(line: bytes) -> bytes:
+    """Returns the answer of a process that is made for this case alone; an empty line if it died."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _die_with_parent()
+            # It must not hear the next orders nor answer them.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nowhere, stream)
+            os.closerange(3, send)
+            os.closerange(send + 1, 256)
+            with open(send, "wb") as answer:
+                answer.write(_carry_out(line))
+        finally:
+            os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as answer:
+        found = answer.readline(_ANSWER_BYTES)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return found if found.endswith(b"\n") else b"\n"
+
+
+def _die_with_parent() -> None:
+    """Has the system kill this process when the one that started it is gone."""
+    if sys.platform.startswith("linux"):
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _carry_out(line: bytes) -> bytes:
+    """Gives up what parsing does not need, parses, and returns the answer line."""
+    orders = json.loads(line)
     confine()
     try:
         answer = _parse(orders)
     except Error as error:
         kind = "UsageError" if isinstance(error, UsageError) else "DataError"
-        found = {"kind": kind, "message": error.message, "code": error.code, "hint": error.hint}
-        answer = {"error": found}
+        answer = _refused(kind, error.message, error.code, error.hint)
     except MemoryError:
-        answer = {
-            "error": {
-                "kind": "DataError",
-                "message": "There is not enough memory to read the image.",
-                "code": "E-IMAGE-MEMORY",
-                "hint": "Crop or downsample the image.",
-            }
-        }
-    os.write(answer_to, json.dumps(answer).encode() + b"\n")
+        answer = _refused(
+            "DataError",
+            "There is not enough memory to read the image.",
+            "E-IMAGE-MEMORY",
+            "Crop or downsample the image.",
+        )
+    return json.dumps(answer).encode() + b"\n"
+
+
+def _refused(kind: str, message: str, code: str, hint: str) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message, "code": code, "hint": hint}}
 
 
 if __name__ == "__main__":

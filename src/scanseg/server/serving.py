@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from scanseg.server.middleware import Guard
 from scanseg.server.protocol import make_protocol
 from scanseg.server.service import Service
 from scanseg.server.settings import Settings, lock_data, prepare_folder
+
+_AT_ONCE = 16
+_WAITING = 2048
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                    same.listen(_WAITING)
         if self.started and self.servers:
             self._on_listening(self.servers[0].sockets[0].getsockname()[1])
 
@@ -111,7 +120,8 @@ def _config(app: Guard, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=limits.connections,
-        backlog=2048,
+        # asyncio opens so many at once before it does anything else.
+        backlog=_AT_ONCE,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=32 << 10,
