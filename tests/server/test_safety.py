@@ -58,9 +58,11 @@ def routes(api: httpx.Client) -> list[tuple[str, str]]:
 def stored_bytes(server) -> int:
     """Returns the bytes of uploads and results on the disk; files may go away meanwhile."""
     total = 0
-    for path in (server.data / "jobs").rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
+    # Not rglob, which fails when a folder vanishes meanwhile.
+    for folder, _, names in os.walk(server.data / "jobs"):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(folder, name)).st_size
     return total
 
 
