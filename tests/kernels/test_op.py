@@ -201,6 +201,28 @@ def test_a_number_that_is_none_is_never_hidden(cases, name, poison):
     assert torch.equal(y.isnan(), truth.isnan())
 
 
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "z", "D", "delta_bias"])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7FC00001, -1], ids=hex)
+def test_nor_is_one_with_other_bits(cases, name, bits):
+    scan = cases.random_scan(batch=1, dim=20, length=40)
+    scan.tensors[name].view(torch.int32).view(-1)[0] = bits
+    y = selective_scan(**scan.tensors, delta_softplus=True, backend="cpu")
+    truth = selective_scan_reference(**scan.tensors, delta_softplus=True)
+    assert truth.isnan().any()
+    assert torch.equal(y.isnan(), truth.isnan())
+
+
+@pytest.mark.parametrize("big", ["delta", "A"])
+def test_powers_beyond_the_range_of_floats(cases, big):
+    """Tiles with a decay below 2**-126 and tiles without, in one scan."""
+    scan = cases.random_scan(batch=1, dim=40, length=100)
+    if big == "delta":
+        scan.tensors["delta"][..., 40:60] = 1000
+    else:
+        scan.tensors["A"][17] = -1000
+    cases.assert_close(scan.run(selective_scan, backend="cpu"), scan.truth(), torch.float32)
+
+
 @pytest.mark.parametrize("step", [40.0, 200.0], ids=["over several steps", "in one step"])
 def test_growth_overflows_as_the_reference_does(step):
     u = torch.ones(1, 1, 6)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from scanseg.kernels.cpu.functions import exp2, exp_minus_abs, sigmoid_from, softplus_from
+from scanseg.kernels.cpu.functions import (
+    exp2,
+    exp2_within,
+    exp_minus_abs,
+    sigmoid_from,
+    softplus_from,
+)
 from scanseg.kernels.cpu.simd import LANES, entry, load, store
 
 
@@ -40,6 +46,19 @@ def test_near_one_the_decay_keeps_its_distance_from_one():
     x = -np.logspace(-5, -1, LANES * 64, dtype=np.float32)
     power, _, _ = _results(x)
     assert np.abs((1 - power.astype(np.float64)) - -np.expm1(x.astype(np.float64) * np.log(2))).max() < 7e-8
+
+
+@entry
+def _evaluate_within(count, x, power):
+    for i in range(0, count, LANES):
+        store(power, i, exp2_within(load(x, i)))
+
+
+def test_without_the_limits_it_has_the_same_bits_between_them():
+    x = np.concatenate([np.linspace(-126, 128, 1 << 14), [-126, -126, 128, 128] * LANES]).astype(np.float32)
+    within = np.full_like(x, np.nan)
+    _evaluate_within(x.size, x.ctypes.data, within.ctypes.data)
+    assert np.array_equal(within.view(np.int32), _results(x)[0].view(np.int32))
 
 
 def test_the_ends_of_the_range():

@@ -45,6 +45,39 @@ def test_arithmetic_equals_numpy():
 
 
 @simd.entry
+def _sum_rows(rows, pitch, target):
+    simd.sum_rows(rows, 3, pitch, target)
+
+
+def test_rows_are_summed():
+    pitch = HALF + 5
+    rows = np.random.default_rng(0).standard_normal(3 + HALF * pitch).astype(np.float32)
+    sums = np.zeros(HALF, np.float32)
+    _sum_rows(rows.ctypes.data, pitch, sums.ctypes.data)
+    expected = [rows[3 + k * pitch :][:HALF].sum(dtype=np.float64) for k in range(HALF)]
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
+
+
+@simd.entry
+def _compare(x, y, out):
+    a, b = simd.load(x, 0), simd.load(y, 0)
+    simd.store(out, 0, simd.larger(a, b))
+    return simd.all_at_most(a, b)
+
+
+@pytest.mark.parametrize("lane", [0, 5, LANES - 1])
+@pytest.mark.parametrize("above", [2.0, np.inf, np.nan])
+def test_one_lane_above_is_noticed(lane, above):
+    x, y, out = np.full(LANES, -1, np.float32), np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
+    x[1] = 1
+    assert _compare(x.ctypes.data, y.ctypes.data, out.ctypes.data)
+    x[lane] = above
+    assert not _compare(x.ctypes.data, y.ctypes.data, out.ctypes.data)
+    # Where one is not a number, the second.
+    np.testing.assert_array_equal(out, np.where(x > y, x, y))
+
+
+@simd.entry
 def _narrow(source, target, count):
     for i in range(0, count, LANES):
         elements.write_lanes(target + 2 * i, elements.read_lanes(source + 4 * i, np.float32), np.uint16)

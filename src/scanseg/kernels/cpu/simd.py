@@ -154,6 +154,30 @@ def where_negative(context: Any, x: Any, yes: Any, no: Any) -> Any:
 
 
 @primitive
+def larger(context: Any, x: Any, y: Any) -> Any:
+    """The larger of x and y; y where one of them is NaN."""
+
+    def emit(c: Any, builder: Any, s: Any, values: Any) -> Any:
+        x, y = values
+        return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+    return x(x, x), emit
+
+
+@primitive
+def all_at_most(context: Any, x: Any, y: Any) -> Any:
+    """Whether x <= y in every lane; false where one of them is NaN."""
+
+    def emit(c: Any, builder: Any, s: Any, values: Any) -> Any:
+        lanes = builder.fcmp_ordered("<=", *values)
+        bits = ir.IntType(lanes.type.count)
+        whole = builder.icmp_unsigned("==", builder.bitcast(lanes, bits), ir.Constant(bits, -1))
+        return builder.zext(whole, ir.IntType(64))
+
+    return types.intp(x, x), emit
+
+
+@primitive
 def bounded(context: Any, x: Any, low: Any, high: Any) -> Any:
     """x limited to [low, high]; NaN stays NaN."""
 
@@ -282,6 +306,29 @@ def sum_lanes(context: Any, address: Any, index: Any) -> Any:
         return builder.extract_element(x, ir.Constant(INT32, 0))
 
     return types.float32(types.intp, types.intp), emit
+
+
+@primitive
+def sum_rows(context: Any, address: Any, index: Any, pitch: Any, target: Any) -> Any:
+    """Scratch at `target` = the sums of HALF rows of HALF values, from elements index + k * pitch on."""
+    kind = ir.VectorType(FLOAT, HALF)
+
+    def emit(c: Any, builder: Any, s: Any, values: Any) -> None:
+        address, index, pitch, target = values
+        starts = [builder.add(index, builder.mul(pitch, ir.Constant(pitch.type, k))) for k in range(HALF)]
+        rows = [load_vector(builder, item_at(builder, address, start), kind) for start in starts]
+        # Each round adds the two halves of every row and puts two half-empty rows into one.
+        while len(rows) > 1:
+            step = len(rows) // 2
+            own = [HALF + (lane ^ step) if lane & step else lane for lane in range(HALF)]
+            other = [HALF + lane if lane & step else lane ^ step for lane in range(HALF)]
+            pairs = zip(rows[:step], rows[step:], strict=True)
+            rows = [
+                builder.fadd(shuffled(builder, *pair, own), shuffled(builder, *pair, other)) for pair in pairs
+            ]
+        store_vector(builder, rows[0], builder.inttoptr(target, FLOAT.as_pointer()))
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), emit
 
 
 @inlined
