@@ -254,14 +254,13 @@ def _reverse_block(block: int, count: int, gated: bool, softplus: int, states: i
     _prepare(tile, skip + c, bias + c, dD + c, count, softplus, gated)
     within = fits(count, tile.dt, steepest + c)
     for n in range(states):
-        if gated and within:
-            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, tile.y)
-        elif gated:
+        if not within:
+            # Rare; without a gate nobody reads y.
             rescan(exp2, count, n, states, rates + r, h, B, C, dC, tile, tile.y)
-        elif within:
-            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, None)
+        elif gated:
+            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, tile.y)
         else:
-            rescan(exp2, count, n, states, rates + r, h, B, C, dC, tile, None)
+            rescan(exp2_within, count, n, states, rates + r, h, B, C, dC, tile, None)
         reverse(count, n, states, rates + r, g + r, dA + r, B, C, dB, tile)
     _finish(tile, skip + c, dbias + c, count, softplus, gated)
 
