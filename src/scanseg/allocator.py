@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 # Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_LARGEST_KEPT_BYTES, _LARGEST_INT = 1 << 30, (1 << 31) - 1
+_LARGEST_KEPT_BYTES, _NEVER = 1 << 30, -1
 
 
 def keep_freed_memory() -> bool:
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
         return False
     # Before glibc 2.35 the threshold could not be above 32 MiB; mapping nothing at all could be asked for.
     kept = mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES) or mallopt(_MMAP_MAX, 0)
-    return bool(kept and mallopt(_TRIM_THRESHOLD, _LARGEST_INT))
+    return bool(kept and mallopt(_TRIM_THRESHOLD, _NEVER))
 
 
 def release_freed_memory() -> bool:

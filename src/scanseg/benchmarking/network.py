@@ -25,6 +25,7 @@ from scanseg.training.step import train_step
 
 FORWARD, STEP = "forward", "training step"
 _CHILD_S = 600
+_STEPS_BEFORE = 3
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
@@ -88,12 +89,19 @@ def run_networks(
     for done, name in enumerate(names, start=1):
         results[name].peak_extra_bytes, results[name].skipped = _memory(name, case, options[name], settings)
         report(Progress("bench", done, len(names) + 1, eta(done), f"{name}: memory"))
+    trials = {
+        name: Trial.make(name, case, options[name], settings.seed)
+        for name in names
+        if not results[name].skipped
+    }
+    # The memory that a process keeps still grows in its first steps.
+    with using_threads(settings.threads):
+        for trial in [*trials.values()] * _STEPS_BEFORE:
+            trial.step()
     runners: dict[str, Runner] = {}
-    for name in names:
-        if not results[name].skipped:
-            trial = Trial.make(name, case, options[name], settings.seed)
-            runners[f"{name}|{FORWARD}"] = Runner(trial.forward, settings.threads)
-            runners[f"{name}|{STEP}"] = Runner(trial.step, settings.threads)
+    for name, trial in trials.items():
+        runners[f"{name}|{FORWARD}"] = Runner(trial.forward, settings.threads)
+        runners[f"{name}|{STEP}"] = Runner(trial.step, settings.threads)
     for key, timing in interleave(runners, budget_s=settings.case_s, seed=settings.seed).items():
         name, _, label = key.partition("|")
         results[name].timings[label] = timing
