@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,21 +70,25 @@ def test_a_reader_that_hangs_or_dies_is_an_error(reader, image_3d, tmp_path) -> 
         reader.read(orders, limit_s=0.001)
     assert late.value.code == "E-SERVE-READ-TIME"
     reader.prepare()
-    assert reader._process is not None
-    reader._process.kill()
+    reader._process.send_signal(signal.SIGSTOP)
+    threading.Timer(0.3, reader._process.kill).start()
     with pytest.raises(DataError) as dead:
         reader.read(orders, limit_s=60)
     assert dead.value.code == "E-SERVE-READ-CRASH"
     assert reader.read(orders, limit_s=60)["files"] == 1
+    # One that died while nothing was to do is replaced.
+    reader._process.kill()
+    reader._process.wait()
+    assert reader.read(orders, limit_s=60)["files"] == 1
 
 
-def _start(parse: str) -> subprocess.Popen[str]:
+def _start(parse: str, before: str = "") -> subprocess.Popen[str]:
     """Starts the reading process with other code in the place of `_parse`."""
     code = (
         "import os, sys, time\n"
         "from scanseg.server import reading\n"
         f"def parse(orders):\n    {parse}\n"
-        "reading._parse = parse\n"
+        f"reading._parse = parse\n{before}\n"
         "reading.main()\n"
     )
     return subprocess.Popen(
@@ -115,6 +121,25 @@ def test_a_case_that_dies_takes_none_with_it() -> None:
         process.stdin.write('{"die": 1}\n{}\n')
         assert [process.stdout.readline() for _ in range(2)] == ["\n", "{}\n"]
         process.stdin.close()
+
+
+def test_without_forks_a_process_reads_one_case() -> None:
+    """As on macOS and Windows."""
+    with _start("return {'pid': os.getpid()}", "reading._FORKS = False") as process:
+        process.stdin.write("{}\n{}\n")
+        assert process.stdout.readlines() == [f'{{"pid": {process.pid}}}\n']
+
+
+def test_without_forks_every_case_gets_a_new_process(reader, image_3d, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("scanseg.server.reading._FORKS", False)
+    seen = set()
+    for number in range(2):
+        reader.prepare()
+        seen.add(reader._process.pid)
+        (tmp_path / str(number)).mkdir()
+        orders = {"paths": [str(image_3d)], "out": str(tmp_path / str(number)), "options": {}}
+        assert reader.read(orders, limit_s=60)["files"] == 1
+    assert len(seen) == 2
 
 
 @linux_only
