@@ -70,6 +70,7 @@ def make_app(settings: Settings) -> tuple[Guard, Service]:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        describe(app)  # FastAPI prepares each route when it is first needed, while everybody waits.
         await service.start()
         yield
         trainings.close()
