@@ -63,10 +63,10 @@ def _difference(device: torch.device, *, ordered: bool) -> Tensor:
     return torch.stack(differences).max()
 
 
-def _example(*, ordered: bool) -> tuple[Arguments, Tensor]:
-    """Returns a scan with channels side by side in memory, 2 groups of 3 channels, 83 steps, 5 states."""
+def _example(*, ordered: bool, length: int = 83) -> tuple[Arguments, Tensor]:
+    """Returns a scan with channels side by side in memory, 2 groups of 3 channels, 5 states."""
     generator = torch.Generator().manual_seed(0)
-    batch, groups, channels, length, state = 2, 2, 3, 83, 5
+    batch, groups, channels, state = 2, 2, 3, 5
 
     def sequence(*shape: int) -> Tensor:
         return torch.randn(*shape[:-2], shape[-1], shape[-2], generator=generator).mT

@@ -1,15 +1,24 @@
 """The check that stands between the kernels and their users."""
 
+from functools import partial
+
+import pytest
 import torch
 
 from scanseg.kernels.gpu import launch, selfcheck
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """The interpreter takes a quarter of a minute for the whole check."""
+    monkeypatch.setattr(selfcheck, "_example", partial(selfcheck._example, length=3))
 
 
 def test_right_kernels_have_no_fault():
     assert selfcheck.fault("cpu") == ""
 
 
-def test_a_wrong_gradient_is_a_fault(monkeypatch):
+def test_a_wrong_gradient_is_a_fault(monkeypatch, few_steps):
     right = launch.backward
 
     def wrong(*arguments):
@@ -21,7 +30,7 @@ def test_a_wrong_gradient_is_a_fault(monkeypatch):
     assert "differ from the reference by 1.0e-03" in selfcheck.fault("cpu")
 
 
-def test_nan_is_a_fault(monkeypatch):
+def test_nan_is_a_fault(monkeypatch, few_steps):
     right = launch.backward
 
     def wrong(*arguments):
