@@ -140,8 +140,6 @@ def _scan_group(
         count = steps.number
         read_projection(B, inputs.B, batch, group, steps, states)
         read_projection(C, inputs.C, batch, group, steps, states)
-        prefetch_projection(inputs.B, batch, group, following, states)
-        prefetch_projection(inputs.C, batch, group, following, states)
         for channel in range(place.first, place.last, LANES):
             channels = min(LANES, place.last - channel)
             c = 4 * (channel - place.first)
@@ -157,6 +155,8 @@ def _scan_group(
                 _prefetch(inputs, batch, group, channel + LANES, steps)
             elif following.number:
                 _prefetch(inputs, batch, group, place.first, following)
+                prefetch_projection(inputs.B, batch, group, following, states)
+                prefetch_projection(inputs.C, batch, group, following, states)
             if group > place.group:
                 prefetch_tile(outputs.y, batch, group, channel, steps)
             _prepare(dt, dtu, y, skip + c, bias + c, count, inputs.softplus)

@@ -223,8 +223,9 @@ def _read_projection(
     whole = states // BLOCK * BLOCK
     in_squares = steps.in_row and tensor.step == 1 and steps.number % BLOCK == 0
     if in_squares:
-        for t0 in range(0, steps.number, BLOCK):
-            for n0 in range(0, whole, BLOCK):
+        # A row's cache line is used up before the next rows, a power of two apart, displace it.
+        for n0 in range(0, whole, BLOCK):
+            for t0 in range(0, steps.number, BLOCK):
                 corner = address + size * (n0 * tensor.state + position_of(steps, t0))
                 read_transposed(corner, tensor.state, dtype, rows, t0 * states + n0, states)
     for t in range(steps.number):
