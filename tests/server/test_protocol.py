@@ -60,9 +60,7 @@ def closed_after(connection: socket.socket) -> float:
     return time.monotonic() - began_s
 
 
-def answered(
-    connection: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-) -> bytes:
+def answered(connection: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> bytes:
     """Asks for an answer and returns it."""
     connection.sendall(request)
     answer = b""

@@ -210,9 +210,10 @@ def prefetch_tile(tensor: Strided, batch: int, group: int, channel: int, steps: 
         for t in range(steps.number):
             prefetch(address + size * position_of(steps, t) * tensor.step)
         return
-    first, last = position_of(steps, 0), position_of(steps, steps.number - 1)
     for c in range(LANES):
-        prefetch(address + size * (c * tensor.channel + first * tensor.step))
+        for t in range(0, steps.number, TILE):
+            prefetch(address + size * (c * tensor.channel + position_of(steps, t) * tensor.step))
+        last = position_of(steps, steps.number - 1)
         prefetch(address + size * (c * tensor.channel + last * tensor.step))
 
 
@@ -261,7 +262,8 @@ def prefetch_projection(tensor: Grouped, batch: int, group: int, steps: Steps, s
             prefetch(row + size * last)
     elif steps.number:
         for n in range(states):
-            prefetch(address + size * (n * tensor.state + position_of(steps, 0) * tensor.step))
+            for t in range(0, steps.number, TILE):
+                prefetch(address + size * (n * tensor.state + position_of(steps, t) * tensor.step))
 
 
 @outlined
