@@ -1,5 +1,6 @@
 """Connections whose requests do not come, and what is no HTTP, against a real socket."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -8,21 +9,23 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from scanseg.server.protocol import make_protocol
+from scanseg.server.protocol import BODY_PIECE_BYTES, PIECE_BYTES, make_protocol
 
 LIMIT_S = 0.5
 
 
 async def hello(scope, receive, send) -> None:
+    while (await receive()).get("more_body"):
+        pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Port of a server with a short limit for the head of a request."""
+@contextlib.contextmanager
+def serving(connection: type) -> Iterator[int]:
+    """Port of a server with connections of a class."""
     config = uvicorn.Config(
-        hello, host="127.0.0.1", port=0, http=make_protocol(LIMIT_S), lifespan="off", log_config=None,
+        hello, host="127.0.0.1", port=0, http=connection, lifespan="off", log_config=None,
         timeout_keep_alive=20,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -31,9 +34,18 @@ def port() -> Iterator[int]:
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Port of a server with a short limit for the head of a request."""
+    with serving(make_protocol(LIMIT_S)) as number:
+        yield number
 
 
 def closed_after(connection: socket.socket) -> float:
@@ -48,9 +60,9 @@ def closed_after(connection: socket.socket) -> float:
     return time.monotonic() - began_s
 
 
-def answered(connection: socket.socket) -> bytes:
+def answered(connection: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> bytes:
     """Asks for an answer and returns it."""
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    connection.sendall(request)
     answer = b""
     while not answer.endswith(b"ok"):
         part = connection.recv(1000)
@@ -86,3 +98,28 @@ def test_what_is_no_http_gets_our_answer(port) -> None:
     assert b"default-src 'none'" in head
     assert b"application/problem+json" in head
     assert b"E-SERVE-HTTP" in body
+
+
+def test_only_bodies_of_known_length_come_in_large_pieces(monkeypatch) -> None:
+    """The next request on the connection is none of them."""
+    connection, sizes = make_protocol(LIMIT_S), []
+    offered = connection.get_buffer
+
+    def offer(self, sizehint: int) -> memoryview:
+        sizes.append(len(offered(self, sizehint)))
+        return offered(self, sizehint)
+
+    monkeypatch.setattr(connection, "get_buffer", offer)
+    with serving(connection) as port:
+        for head, large in (
+            (b"Content-Length: 1000000\r\n\r\n" + bytes(1_000_000), True),
+            (b"Content-Length: 10\r\n\r\n" + bytes(10), False),
+            (b"Transfer-Encoding: chunked\r\n\r\n" + b"ffff\r\n" + bytes(0xFFFF) + b"\r\n0\r\n\r\n", False),
+        ):
+            sizes.clear()
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                answered(client, b"PUT / HTTP/1.1\r\nHost: a\r\n" + head)
+                assert max(sizes) == (BODY_PIECE_BYTES if large else PIECE_BYTES)
+                sizes.clear()
+                answered(client)
+                assert max(sizes) == PIECE_BYTES

@@ -13,13 +13,15 @@ from scanseg.server.middleware import SECURITY_HEADERS
 from scanseg.server.problems import MEDIA_TYPE, problem
 
 PIECE_BYTES = 8192
+BODY_PIECE_BYTES = 1 << 16
 
 
 class Connection(H11Protocol, asyncio.BufferedProtocol):
     """uvicorn's connection; it has no limit for the time that a head may take.
 
     It also takes all that has come, up to 256 KiB, at once: with chunks of one byte that is over a second of
-    work, for which everybody else waits. Here a turn is `PIECE_BYTES`.
+    work, for which everybody else waits. Here a turn is `PIECE_BYTES`, or `BODY_PIECE_BYTES` of a body whose
+    length is known, which is no work.
 
     Attributes:
         head_limit_s: Longest wait for the head of a request.
@@ -28,28 +30,36 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     head_limit_s: float
     _head_timer: asyncio.TimerHandle | None = None
     _piece: bytearray | None = None
+    _still_to_come = 0
 
     def connection_made(self, transport: Any) -> None:
         """Waits for the first head."""
         super().connection_made(transport)
         self._expect_head()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Returns where the next bytes are put."""
-        if self._piece is None:
-            self._piece = bytearray(PIECE_BYTES)
-        return self._piece
+        size = max(PIECE_BYTES, min(self._still_to_come, BODY_PIECE_BYTES))
+        if self._piece is None or len(self._piece) < size:
+            self._piece = bytearray(size)
+        return memoryview(self._piece)[:size]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Takes the bytes that were put there."""
         if self._piece is not None:
-            self.data_received(bytes(self._piece[:nbytes]))
+            self._still_to_come -= nbytes
+            self.data_received(bytes(memoryview(self._piece)[:nbytes]))
+            if self._still_to_come <= PIECE_BYTES < len(self._piece):
+                self._piece = None
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes; with the first ones on an open connection the next head has begun."""
         if self._head_timer is None and self._between_requests():
             self._expect_head()
+        before = self.scope
         super().data_received(data)
+        if self.scope is not before:
+            self._still_to_come = _declared_bytes(self.headers)
         if not self._between_requests():
             self._head_came()
 
@@ -95,6 +105,12 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             # An answer was already on its way when the nonsense came.
             pass
         self.transport.close()
+
+
+def _declared_bytes(headers: list[tuple[bytes, bytes]]) -> int:
+    """Returns the length of a body that comes in one piece; 0 where it is not known."""
+    found = dict(headers)
+    return 0 if b"transfer-encoding" in found else int(found.get(b"content-length", b"0"))
 
 
 def make_protocol(header_s: float) -> type[Connection]:

@@ -34,6 +34,9 @@ from scanseg.kernels.cpu.tiles import (
     write_tile,
 )
 
+# Copied at once: rows of memory are read in runs of several cache lines.
+PIECE = 4 * TILE
+
 
 class Outputs(NamedTuple):
     """Where the output goes, and the states before each tile, (batch, tiles, state, dim); 0: not kept."""
@@ -43,15 +46,15 @@ class Outputs(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Addresses of scratch: parameters and states of a run of channels, one tile of everything else."""
+    """Addresses of scratch: parameters and states of a run of channels, a tile of dtu, a piece of others."""
 
     rates: int
     steepest: int
     skip: int
     bias: int
     h: int
-    dt: int
     dtu: int
+    dt: int
     y: int
     z: int
     B: int
@@ -103,16 +106,16 @@ def _scratch_at(rates: int, states: int, width: int) -> Scratch:
     skip = behind(steepest, width)
     bias = behind(skip, width)
     h = behind(bias, width)
-    dt = behind(h, width * states)
-    dtu = behind(dt, TILE * LANES)
-    y = behind(dtu, TILE * LANES)
-    z = behind(y, TILE * LANES)
-    B = behind(z, TILE * LANES)
-    C = behind(B, TILE * states)
-    at = behind(C, TILE * states)
-    at_next = behind(at, 2 * TILE)
-    end = behind(at_next, 2 * TILE)
-    return Scratch(rates, steepest, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, end)
+    dtu = behind(h, width * states)
+    dt = behind(dtu, TILE * LANES)
+    y = behind(dt, PIECE * LANES)
+    z = behind(y, PIECE * LANES)
+    B = behind(z, PIECE * LANES)
+    C = behind(B, PIECE * states)
+    at = behind(C, PIECE * states)
+    at_next = behind(at, 2 * PIECE)
+    end = behind(at_next, 2 * PIECE)
+    return Scratch(rates, steepest, skip, bias, h, dtu, dt, y, z, B, C, at, at_next, end)
 
 
 @outlined
@@ -123,32 +126,43 @@ def _prefetch(inputs: Inputs, batch: int, group: int, channel: int, steps: Steps
 
 
 @outlined
+def _scan_piece(
+    block: int, count: int, channels: int, softplus: int, states: int, dim: int, kept: int, scratch: Scratch
+) -> None:
+    """Scans a block of channels, whose piece has been read, tile by tile.
+
+    The states before each tile go to `kept`, rows of `dim`; 0: nowhere.
+    """
+    rates, steepest, skip, bias, h, dtu, dt, y, _, B, C, _, _, _ = scratch
+    c = 4 * LANES * block
+    r = c * states
+    for t in range(0, count, TILE):
+        i, j, steps = 4 * t * LANES, 4 * t * states, min(TILE, count - t)
+        if kept:
+            save_states(h + r, kept + 4 * (t // TILE) * states * dim, dim, states, channels)
+        _prepare(dt + i, dtu, y + i, skip + c, bias + c, steps, softplus)
+        _advance(steps, states, rates + r, steepest + c, h + r, B + j, C + j, dt + i, dtu, y + i)
+
+
+@outlined
 def _scan_group(
     place: Place, group: int, sizes: Sizes, inputs: Inputs, outputs: Outputs, scratch: Scratch
 ) -> None:
     """Scans the place's channels of one group."""
     states, batch, length = sizes.states, place.batch, sizes.length
-    rates, steepest, skip, bias, h, dt, dtu, y, z, B, C, at, at_next, _ = scratch
-    pack_parameters(place, group, sizes, inputs, rates, steepest, skip, bias)
-    clear(h, sizes.run * LANES * states)
+    _, _, _, _, _, _, dt, y, z, B, C, at, at_next, _ = scratch
+    pack_parameters(place, group, sizes, inputs, scratch.rates, scratch.steepest, scratch.skip, scratch.bias)
+    clear(scratch.h, sizes.run * LANES * states)
     tiles, dim = (length + TILE - 1) // TILE, sizes.groups * sizes.channels
-    following = steps_of(at_next, inputs.order, batch, group, 0, min(TILE, length))
-    for tile in range(tiles):
+    following = steps_of(at_next, inputs.order, batch, group, 0, min(PIECE, length))
+    for first in range(0, length, PIECE):
         steps, at, at_next = following, at_next, at
-        start = min((tile + 1) * TILE, length)
-        following = steps_of(at_next, inputs.order, batch, group, start, min(TILE, length - start))
-        count = steps.number
+        start = min(first + PIECE, length)
+        following = steps_of(at_next, inputs.order, batch, group, start, min(PIECE, length - start))
         read_projection(B, inputs.B, batch, group, steps, states)
         read_projection(C, inputs.C, batch, group, steps, states)
-        prefetch_projection(inputs.B, batch, group, following, states)
-        prefetch_projection(inputs.C, batch, group, following, states)
         for channel in range(place.first, place.last, LANES):
             channels = min(LANES, place.last - channel)
-            c = 4 * (channel - place.first)
-            r = c * states
-            if outputs.states:
-                row = (batch * tiles + tile) * states * dim + group * sizes.channels + channel
-                save_states(h + r, outputs.states + 4 * row, dim, states, channels)
             read_tile(y, inputs.u, batch, group, channel, steps, channels)
             read_tile(dt, inputs.delta, batch, group, channel, steps, channels)
             if inputs.z.address:
@@ -157,12 +171,16 @@ def _scan_group(
                 _prefetch(inputs, batch, group, channel + LANES, steps)
             elif following.number:
                 _prefetch(inputs, batch, group, place.first, following)
+                prefetch_projection(inputs.B, batch, group, following, states)
+                prefetch_projection(inputs.C, batch, group, following, states)
             if group > place.group:
                 prefetch_tile(outputs.y, batch, group, channel, steps)
-            _prepare(dt, dtu, y, skip + c, bias + c, count, inputs.softplus)
-            _advance(count, states, rates + r, steepest + c, h + r, B, C, dt, dtu, y)
+            row = (batch * tiles + first // TILE) * states * dim + group * sizes.channels + channel
+            kept = outputs.states + 4 * row if outputs.states else 0
+            block = (channel - place.first) // LANES
+            _scan_piece(block, steps.number, channels, inputs.softplus, states, dim, kept, scratch)
             if inputs.z.address:
-                _apply_gate(y, z, count)
+                _apply_gate(y, z, steps.number)
             if group > place.group:
                 add_tile(y, outputs.y, batch, group, channel, steps, channels)
             else:

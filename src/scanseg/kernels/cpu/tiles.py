@@ -210,9 +210,10 @@ def prefetch_tile(tensor: Strided, batch: int, group: int, channel: int, steps: 
         for t in range(steps.number):
             prefetch(address + size * position_of(steps, t) * tensor.step)
         return
-    first, last = position_of(steps, 0), position_of(steps, steps.number - 1)
     for c in range(LANES):
-        prefetch(address + size * (c * tensor.channel + first * tensor.step))
+        for t in range(0, steps.number, TILE):
+            prefetch(address + size * (c * tensor.channel + position_of(steps, t) * tensor.step))
+        last = position_of(steps, steps.number - 1)
         prefetch(address + size * (c * tensor.channel + last * tensor.step))
 
 
@@ -223,8 +224,9 @@ def _read_projection(
     whole = states // BLOCK * BLOCK
     in_squares = steps.in_row and tensor.step == 1 and steps.number % BLOCK == 0
     if in_squares:
-        for t0 in range(0, steps.number, BLOCK):
-            for n0 in range(0, whole, BLOCK):
+        # A row's cache line is used up before the next rows, a power of two apart, displace it.
+        for n0 in range(0, whole, BLOCK):
+            for t0 in range(0, steps.number, BLOCK):
                 corner = address + size * (n0 * tensor.state + position_of(steps, t0))
                 read_transposed(corner, tensor.state, dtype, rows, t0 * states + n0, states)
     for t in range(steps.number):
@@ -260,7 +262,8 @@ def prefetch_projection(tensor: Grouped, batch: int, group: int, steps: Steps, s
             prefetch(row + size * last)
     elif steps.number:
         for n in range(states):
-            prefetch(address + size * (n * tensor.state + position_of(steps, 0) * tensor.step))
+            for t in range(0, steps.number, TILE):
+                prefetch(address + size * (n * tensor.state + position_of(steps, t) * tensor.step))
 
 
 @outlined
