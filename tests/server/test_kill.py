@@ -15,7 +15,7 @@ from scanseg import pipeline
 from scanseg.server.jobs import Received, Slot, Store, new_id
 
 FULL = os.environ.get("SCANSEG_FAULTS") == "full"
-KILLS, CLIENTS = (300, 50) if FULL else (3, 3)
+KILLS, CLIENTS = (300, 50) if FULL else (15, 16)
 # In a long storm most jobs shall end: one that loses its worker twice under a living server is given up.
 PAUSE_S = 6.0 if FULL else 0.6
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200 if FULL else 400)]
