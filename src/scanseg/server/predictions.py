@@ -21,6 +21,7 @@ from scanseg.server.models import ServedModel
 from scanseg.server.problems import Refusal
 from scanseg.server.samples import samples_for
 from scanseg.server.schemas import (
+    EVENTS,
     JobAnswer,
     JobList,
     NewEvaluation,
@@ -212,7 +213,7 @@ def _add_watch(routes: APIRouter, service: Service, kind: str) -> None:
     @routes.get(
         f"/{kind}s/{{job_id}}/events", tags=[f"{kind}s"], name=f"watch_{kind}",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses=EVENTS,
     )  # fmt: skip
     async def watch(job_id: str, request: Request) -> StreamingResponse:
         """Sends the state at every change, as server-sent events."""

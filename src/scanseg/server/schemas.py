@@ -300,3 +300,12 @@ class Version(BaseModel):
     token_required: bool
     docs: bool
     trainings: bool
+
+
+# The schema is that of one event; its data are JSON.
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}

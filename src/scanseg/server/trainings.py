@@ -19,7 +19,7 @@ from scanseg.errors import DataError, TrainingError
 from scanseg.server.predictions import owner
 from scanseg.server.problems import Refusal, problem_of
 from scanseg.server.run_folders import check_folders, find_runs
-from scanseg.server.schemas import TrainingAnswer, TrainingCurves, TrainingList
+from scanseg.server.schemas import EVENTS, TrainingAnswer, TrainingCurves, TrainingList
 from scanseg.server.service import Service
 from scanseg.server.watching import FINAL, WatchedRun
 
@@ -195,7 +195,7 @@ def training_routes(service: Service, trainings: Trainings) -> APIRouter:
 
     @routes.get(
         "/{training_id}/events", name="watch_training", response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses=EVENTS,
     )  # fmt: skip
     async def watch_training(training_id: str, request: Request) -> StreamingResponse:
         """Sends the state at every change with the epochs that are new, as server-sent events."""
